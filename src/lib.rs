@@ -1,0 +1,18 @@
+//! wayleave: a transparent forwarder for Linux.
+//!
+//! netfilter hands it TCP connections that were meant for somewhere else; it recovers where each was going, reads the
+//! hostname out of the client's first bytes, asks the policy, and carries the connection on.
+//!
+//! ```text
+//! netfilter -> accept -> original destination -> sniff -> decide -> dial (direct | CONNECT) -> relay -> record
+//! ```
+//!
+//! Who may know whom: **pure core <- edges <- session <- server <- main.** The pure modules see neither the runtime
+//! nor the system, neither clock nor log; a test (`tests/layering.rs`) keeps it so.
+
+// Pure core: values in, values out.
+pub mod addr;
+pub mod answer;
+pub mod connect;
+pub mod policy;
+pub mod sniff;
