@@ -265,7 +265,7 @@ impl Policy {
         let carried = if self.upstream { Route::Tunnel } else { Route::Direct };
         find(&self.direct, List::Direct, Route::Direct, query)
             .or_else(|| self.allow.as_ref().and_then(|rules| find(rules, List::Allow, carried, query)))
-            .unwrap_or_else(|| Decision {
+            .unwrap_or(Decision {
                 action: match self.default {
                     DefaultAction::Allow => Action::Forward { route: carried, by: By::Default },
                     DefaultAction::Deny => Action::Deny,

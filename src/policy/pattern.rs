@@ -195,7 +195,7 @@ fn parse(text: &str) -> Result<Pattern, Problem> {
     if text.contains(char::is_whitespace) {
         return Err(Problem::Space);
     }
-    let (body, port) = split_port(text)?;
+    let Parts { addr, len, port } = split(text)?;
     let port = match port {
         Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
             Some(port.parse().map_err(|_| Problem::Port)?)
@@ -203,44 +203,63 @@ fn parse(text: &str) -> Result<Pattern, Problem> {
         Some(_) => return Err(Problem::Port),
         None => None,
     };
-    let matcher = match body.split_once('/') {
-        Some((addr, len)) => network(text, addr, len)?,
-        None => match body.parse::<IpAddr>() {
+    let matcher = match len {
+        Some(len) => network(text, addr, len)?,
+        None => match addr.parse::<IpAddr>() {
             Ok(addr) => Matcher::Net(unmapped(IpNet::from(addr))),
-            Err(_) => host(body)?,
+            Err(_) => host(addr)?,
         },
     };
     Ok(Pattern { matcher, port })
 }
 
-/// The text without brackets and port, and the port. `[addr]`, `[addr]/len` and `[addr/len]` are all taken.
-fn split_port(text: &str) -> Result<(&str, Option<&str>), Problem> {
+/// A pattern taken apart: `addr/len:port`, the brackets gone.
+struct Parts<'a> {
+    addr: &'a str,
+    len: Option<&'a str>,
+    port: Option<&'a str>,
+}
+
+fn split(text: &str) -> Result<Parts<'_>, Problem> {
     if let Some(rest) = text.strip_prefix('[') {
-        let (inner, tail) = rest.split_once(']').ok_or(Problem::Brackets)?;
-        let addr = inner.split_once('/').map_or(inner, |(addr, _len)| addr);
-        if addr.contains('%') {
-            return Err(Problem::Zone);
-        }
-        if addr.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err(Problem::Brackets);
-        }
-        return match tail.split_at_checked(1) {
-            None => Ok((inner, None)),
-            Some((":", port)) => Ok((inner, Some(port))),
-            Some(_) => Err(Problem::Brackets),
-        };
+        return split_brackets(rest);
     }
     // `2001:db8::/32:443` can be read in one way only; `2001:db8::1:443` is an address, and needs brackets to be two.
     let tail = text.rfind('/').and_then(|slash| text.get(slash..)).unwrap_or(text);
-    match tail.bytes().filter(|&b| b == b':').count() {
-        0 => Ok((text, None)),
-        1 => match text.rsplit_once(':') {
-            Some((body, port)) => Ok((body, Some(port))),
-            None => Ok((text, None)),
-        },
-        _ if text.contains('%') => Err(Problem::Zone),
-        _ if text.parse::<IpAddr>().is_ok() => Ok((text, None)),
-        _ => Err(Problem::Colons),
+    let (body, port) = match tail.bytes().filter(|&b| b == b':').count() {
+        0 => (text, None),
+        1 => text.rsplit_once(':').map_or((text, None), |(body, port)| (body, Some(port))),
+        _ if text.contains('%') => return Err(Problem::Zone),
+        _ if text.parse::<IpAddr>().is_ok() => (text, None),
+        _ => return Err(Problem::Colons),
+    };
+    let (addr, len) = body.split_once('/').map_or((body, None), |(addr, len)| (addr, Some(len)));
+    Ok(Parts { addr, len, port })
+}
+
+/// `addr]:port`, `addr/len]:port` and `addr]/len:port`, the last as some write it.
+fn split_brackets(rest: &str) -> Result<Parts<'_>, Problem> {
+    let (inner, tail) = rest.split_once(']').ok_or(Problem::Brackets)?;
+    let (addr, len) = inner.split_once('/').map_or((inner, None), |(addr, len)| (addr, Some(len)));
+    if addr.contains('%') {
+        return Err(Problem::Zone);
+    }
+    if addr.parse::<std::net::Ipv6Addr>().is_err() {
+        return Err(Problem::Brackets);
+    }
+    let (len, tail) = match tail.strip_prefix('/') {
+        Some(_) if len.is_some() => return Err(Problem::Brackets),
+        Some(outer) => {
+            let end = outer.find(':').unwrap_or(outer.len());
+            let (len, tail) = outer.split_at_checked(end).unwrap_or((outer, ""));
+            (Some(len), tail)
+        }
+        None => (len, tail),
+    };
+    match tail.strip_prefix(':') {
+        Some(port) => Ok(Parts { addr, len, port: Some(port) }),
+        None if tail.is_empty() => Ok(Parts { addr, len, port: None }),
+        None => Err(Problem::Brackets),
     }
 }
 
@@ -254,7 +273,7 @@ fn network(text: &str, addr: &str, len: &str) -> Result<Matcher, Problem> {
     };
     let max = if addr.is_ipv4() { 32 } else { 128 };
     if let Ok(mask) = len.parse::<Ipv4Addr>() {
-        let prefix = ipnet::ip_mask_to_prefix(IpAddr::V4(mask)).ok();
+        let prefix = ipnet::ip_mask_to_prefix(IpAddr::V4(mask)).ok().filter(|_| addr.is_ipv4());
         let net = prefix.and_then(|prefix| IpNet::new(addr, prefix).ok());
         return Err(Problem::Netmask(net.map(|net| net.trunc().to_string())));
     }
