@@ -85,6 +85,11 @@ impl PageReader {
         matches!(self.state, State::Whole | State::Cut)
     }
 
+    /// The body is complete.
+    const fn is_whole(&self) -> bool {
+        matches!(self.state, State::Whole)
+    }
+
     /// The answer for the client, with what came of the page. A HEAD gets no body, and the length only if the page is
     /// complete (RFC 9110 section 9.3.2).
     #[must_use]
@@ -93,7 +98,7 @@ impl PageReader {
         let mut answer = format!("HTTP/1.1 {} {}\r\n", status.code(), status.phrase()).into_bytes();
         answer.extend_from_slice(&self.fields);
         let mut ours = String::new();
-        if !head_request || matches!(self.state, State::Whole) {
+        if !head_request || self.is_whole() {
             let _ = write!(ours, "Content-Length: {}\r\n", self.body.len());
         }
         let _ = write!(ours, "Proxy-Status: {proxy_status}\r\nConnection: close\r\n\r\n");
