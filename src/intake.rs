@@ -38,8 +38,9 @@ pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) 
         match timeout_at(deadline, client.read_buf(&mut limited)).await {
             Err(_) if first.is_empty() => break NoHost::Silent,
             Err(_) => break NoHost::Timeout,
-            Ok(read) if read? == 0 => break NoHost::Ended,
-            Ok(_) => match inspect(&first) {
+            Ok(Err(err)) => return Err(err),
+            Ok(Ok(0)) => break NoHost::Ended,
+            Ok(Ok(_)) => match inspect(&first) {
                 Progress::Done(sniffed) => return Ok(Intake { sniffed, first }),
                 Progress::NeedMore(protocol) => looks_like = protocol,
             },

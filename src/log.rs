@@ -23,6 +23,8 @@ pub const RECORD_TARGET: &str = "wayleave::record";
 enum Entry {
     Record(SystemTime, Box<Record>),
     Line(Vec<u8>),
+    /// Nothing comes after this.
+    End,
 }
 
 #[derive(Debug, Default)]
@@ -42,11 +44,12 @@ pub struct Log {
 /// The writer's thread; [`Writer::finish`] waits until everything is written.
 #[derive(Debug)]
 pub struct Writer {
+    log: Log,
     done: mpsc::Receiver<()>,
 }
 
 impl Log {
-    /// Starts the writer, which writes to `out` until every [`Log`] is gone.
+    /// Starts the writer, which writes to `out` until [`Writer::finish`].
     ///
     /// # Errors
     /// The thread could not be started.
@@ -64,7 +67,8 @@ impl Log {
             // The receiver may have given up waiting.
             let _ = finished.send(());
         })?;
-        Ok((Self { sender, queue }, Writer { done }))
+        let log = Self { sender, queue };
+        Ok((log.clone(), Writer { log, done }))
     }
 
     /// Hands over a record. Never waits and never drops: what bounds the queue is [`Log::room`] before each accept.
@@ -171,6 +175,7 @@ impl Writer {
     /// Waits until everything is written; at most this long, for nobody may be reading. Whether all was written.
     #[must_use]
     pub fn finish(self, patience: Duration) -> bool {
+        self.log.push(Entry::End);
         self.done.recv_timeout(patience).is_ok()
     }
 }

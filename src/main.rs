@@ -155,7 +155,10 @@ async fn watch(
             }
             Some(Event::Stop) => {
                 notify(&[sd_notify::NotifyState::Stopping]);
-                tracing::info!("stopping: {} connections may finish within {drain_timeout:?}", ctx.open.count());
+                tracing::info!(
+                    "stopping: {} connections may finish within {drain_timeout:?}",
+                    ctx.open.count()
+                );
                 server.stop();
                 cut_at = Instant::now().checked_add(drain_timeout);
             }

@@ -14,10 +14,10 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpStream;
 
 /// What to do about a connection of our own that came back.
-pub const OWN_TRAFFIC: &str = "our own connection was redirected to us: exclude our user in the redirect rules";
+pub const OWN_TRAFFIC: &str =
+    "our own connection was redirected to us: exclude our user in the redirect rules";
 /// What to do about a connection of our upstream's that came back.
-pub const UPSTREAMS_TRAFFIC: &str =
-    "the upstream's own connections seem to be redirected to us: exclude its user or address in the redirect rules";
+pub const UPSTREAMS_TRAFFIC: &str = "the upstream's own connections seem to be redirected to us: exclude its user or address in the redirect rules";
 
 /// Why there is no original destination to go to.
 #[derive(Debug)]

@@ -235,6 +235,22 @@ pub struct Policy {
     upstream: bool,
 }
 
+/// For the line at start: `default deny, 3 patterns allowed, 2 direct`.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { allow, direct } = self.counts();
+        f.write_str(match self.default_action() {
+            DefaultAction::Allow => "default allow",
+            DefaultAction::Deny => "default deny",
+        })?;
+        match allow {
+            Some(allow) => write!(f, ", {allow} patterns allowed")?,
+            None => f.write_str(", no whitelist")?,
+        }
+        write!(f, ", {direct} direct")
+    }
+}
+
 impl Policy {
     /// Indexes the rules.
     #[must_use]

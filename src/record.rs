@@ -223,7 +223,9 @@ impl fmt::Display for Record {
         match (&self.upstream, self.dialled) {
             (Some(name), Some(addr)) => write!(f, " upstream={name}({addr})")?,
             (Some(name), None) => write!(f, " upstream={name}")?,
-            (None, Some(addr)) if self.dst.map(OriginalDst::get) != Some(addr) => write!(f, " dialled={addr}")?,
+            (None, Some(addr)) if self.dst.map(OriginalDst::get) != Some(addr) => {
+                write!(f, " dialled={addr}")?
+            }
             (None, _) => {}
         }
         write!(f, " up={} down={}", self.up, self.down)?;
@@ -364,7 +366,8 @@ mod tests {
 
     #[test]
     fn json_has_the_same_facts() {
-        let json: serde_json::Value = serde_json::from_str(&serde_json::to_string(&record()).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&serde_json::to_string(&record()).unwrap()).unwrap();
         assert_eq!(json["host"], "www.example.com");
         assert_eq!(json["sniff_us"], 312);
         assert_eq!(json["total_us"], 2_100_000);

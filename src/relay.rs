@@ -3,9 +3,9 @@
 mod half;
 
 use crate::record::{Cause, End, Side};
-use bytes::Bytes;
 use crate::socket::gone;
 use crate::sys;
+use bytes::Bytes;
 use half::Finish;
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -105,7 +105,13 @@ pub async fn run(
     clock.touch();
     let up = half::run(client, far, first.up, Side::Upstream, &clock);
     let down = half::run(far, client, first.down, Side::Client, &clock);
-    let end = both(Way { half: up, src: client, from: Side::Client }, Way { half: down, src: far, from: Side::Upstream }, timeouts, &clock).await;
+    let end = both(
+        Way { half: up, src: client, from: Side::Client },
+        Way { half: down, src: far, from: Side::Upstream },
+        timeouts,
+        &clock,
+    )
+    .await;
     if end.cause == Cause::Reset {
         deliver(if end.by == Side::Client { far } else { client }).await;
     }

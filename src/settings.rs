@@ -156,8 +156,7 @@ struct Reader<'a>(&'a dyn Outside);
 impl Reader<'_> {
     /// A flag, or else its environment variable.
     fn one(&self, flag: &str, typed: Option<&String>) -> Option<Given> {
-        let typed =
-            typed.map(|text| Given { text: text.clone(), source: format!("--{flag}"), typed: true });
+        let typed = typed.map(|text| Given { text: text.clone(), source: format!("--{flag}"), typed: true });
         typed.or_else(|| self.env(&env_name(flag)))
     }
 
@@ -273,10 +272,8 @@ fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsErr
         }
     }
     let port = r.one("local-port", cli.capture.local_port.as_ref());
-    if let (Some(port), false) = (&port, listen.is_empty()) {
-        if port.typed {
-            return Err(port.wrong("--listen is given too: put the port there, and leave --local-port out"));
-        }
+    if let Some(port) = port.as_ref().filter(|port| port.typed && !listen.is_empty()) {
+        return Err(port.wrong("--listen is given too: put the port there, and leave --local-port out"));
     }
     if listen.is_empty() {
         let port = port.map(|p| values::port(&p.text).map_err(|why| p.wrong(why))).transpose()?;
@@ -288,10 +285,7 @@ fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsErr
 fn read_sniff(cli: &Cli, r: &Reader<'_>) -> Result<Option<SniffLimits>, SettingsError> {
     let timeout = r.parsed("sniff-timeout", cli.sniff.sniff_timeout.as_ref(), values::sniff_timeout)?;
     let max_bytes = r.parsed("sniff-max-bytes", cli.sniff.sniff_max_bytes.as_ref(), values::byte_budget)?;
-    let limits = |timeout| SniffLimits {
-        timeout,
-        max_bytes: max_bytes.flatten().unwrap_or(SNIFF_MAX_BYTES),
-    };
+    let limits = |timeout| SniffLimits { timeout, max_bytes: max_bytes.flatten().unwrap_or(SNIFF_MAX_BYTES) };
     Ok(match timeout {
         None | Some(values::SniffTimeout::Default) => Some(limits(SNIFF_TIMEOUT)),
         Some(values::SniffTimeout::After(timeout)) => Some(limits(timeout)),
@@ -311,7 +305,9 @@ fn read_upstream(cli: &Cli, r: &Reader<'_>) -> Result<Option<Upstream>, Settings
     let mut upstream = Upstream::parse(&url.text).map_err(|why| url.wrong_unseen(why))?;
     if let Some(file) = file {
         if upstream.auth.is_some() {
-            return Err(file.wrong("--upstream-proxy has credentials already: leave them out of one of the two"));
+            return Err(
+                file.wrong("--upstream-proxy has credentials already: leave them out of one of the two")
+            );
         }
         let path = Path::new(&file.text);
         let mode = r.0.mode(path).map_err(|err| file.wrong(err))?;

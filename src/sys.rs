@@ -3,14 +3,26 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a listener with the runtime, to be told when connections wait. To be called within a runtime.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub(crate) fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a TcpListener owns its descriptor, which is open for as long as the listener lives and never another one,
+    // and the AsyncFd owns the listener.
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
+}
 
 /// Accepts one connection, non-blocking and close-on-exec in the same call (accept4(2)).
 ///
 /// # Errors
 /// Those of accept(2); `WouldBlock` if none is waiting.
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
     let mut addr = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` octets of an address to `addr`, which is that large and all zeroes
@@ -55,7 +67,7 @@ fn socket_addr(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
 ///
 /// # Errors
 /// Those of ioctl(2).
-pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut octets: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int through the pointer, which is one.
     let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
@@ -69,7 +81,7 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
 ///
 /// # Errors
 /// Those of getrlimit(2) and setrlimit(2).
-pub fn raise_descriptor_limit() -> io::Result<u64> {
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes one rlimit through the pointer, setrlimit reads one.
     unsafe {
@@ -90,7 +102,7 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::os::fd::AsFd;
 
     #[test]

@@ -85,14 +85,20 @@ impl fmt::Display for DialError {
             Self::Prohibited { host, addr: Some(addr) } => {
                 write!(f, "{host} resolves to {addr}, which is not dialled for a name")
             }
-            Self::Prohibited { host, addr: None } => write!(f, "{host} resolves to nothing that may be dialled"),
+            Self::Prohibited { host, addr: None } => {
+                write!(f, "{host} resolves to nothing that may be dialled")
+            }
             Self::Forged { host, dst } => write!(f, "{} is not an address of {host}", dst.get().ip()),
             Self::NoAddress => f.write_str("there is no address to connect to"),
             Self::Connect { addr, err } => write!(f, "{addr}: {}", Plain(err)),
             Self::ConnectTimeout { addr } => write!(f, "{addr} did not accept the connection in time"),
-            Self::Loop { addr } => write!(f, "{addr} is redirected to ourselves: exclude our own traffic in the rules"),
+            Self::Loop { addr } => {
+                write!(f, "{addr} is redirected to ourselves: exclude our own traffic in the rules")
+            }
             Self::HungUp(err) => write!(f, "the upstream hung up: {}", Plain(err)),
-            Self::CutOff { nothing: true } => f.write_str("the upstream closed the connection without an answer"),
+            Self::CutOff { nothing: true } => {
+                f.write_str("the upstream closed the connection without an answer")
+            }
             Self::CutOff { nothing: false } => {
                 f.write_str("the upstream closed the connection in the middle of its answer")
             }
@@ -131,7 +137,9 @@ impl DialError {
             Self::Connect { .. } => (Cause::DialFailed, Side::Upstream),
             Self::ConnectTimeout { .. } | Self::ReplyTimeout => (Cause::DialTimeout, Side::Upstream),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
-            Self::HungUp(_) | Self::CutOff { .. } | Self::Broken(_) => (Cause::UpstreamBroken, Side::Upstream),
+            Self::HungUp(_) | Self::CutOff { .. } | Self::Broken(_) => {
+                (Cause::UpstreamBroken, Side::Upstream)
+            }
             Self::Refused { .. } => (Cause::UpstreamRefused, Side::Upstream),
         };
         End::because(cause, by, self)

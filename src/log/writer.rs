@@ -21,10 +21,12 @@ const BATCH: usize = 64 * 1024;
 
 pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write, form: Form) {
     let mut batch = Vec::new();
-    while let Ok(first) = entries.recv() {
+    let mut ended = false;
+    while let (false, Ok(first)) = (ended, entries.recv()) {
         let mut taken: usize = 0;
         let mut next = Some(first);
         while let Some(entry) = next {
+            ended |= matches!(entry, Entry::End);
             form.write(&mut batch, &entry);
             taken = taken.saturating_add(1);
             next = if batch.len() < BATCH { entries.try_recv().ok() } else { None };
@@ -45,6 +47,7 @@ pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write,
 impl Form {
     fn write(self, batch: &mut Vec<u8>, entry: &Entry) {
         match entry {
+            Entry::End => {}
             Entry::Line(line) => batch.extend_from_slice(line),
             Entry::Record(at, record) => {
                 let before = batch.len();

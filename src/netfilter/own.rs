@@ -87,7 +87,11 @@ pub fn is_never_dialled_for_a_name(ip: IpAddr) -> bool {
 
 fn is_forbidden_v4(v4: Ipv4Addr) -> bool {
     // 0.0.0.0/8 is "this host" (RFC 1122 section 3.2.1.3), which Linux takes for itself.
-    v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets().starts_with(&[0])
+    v4.is_loopback()
+        || v4.is_link_local()
+        || v4.is_multicast()
+        || v4.is_broadcast()
+        || v4.octets().starts_with(&[0])
 }
 
 /// The IPv4 address inside `::a.b.c.d` (IPv4-compatible) and `64:ff9b::a.b.c.d` (NAT64).
@@ -111,12 +115,33 @@ mod tests {
     #[test]
     fn what_a_name_never_leads_to() {
         for ip in [
-            "127.0.0.1", "127.8.8.8", "0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255", "::", "::1",
-            "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.1.1", "::127.0.0.1", "64:ff9b::7f00:1",
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.1.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
         ] {
             assert!(is_never_dialled_for_a_name(ip.parse().unwrap()), "{ip}");
         }
-        for ip in ["192.0.2.1", "10.0.0.1", "100.64.0.1", "2001:db8::1", "fd00::1", "::ffff:192.0.2.1", "64:ff9b::c000:201"] {
+        for ip in [
+            "192.0.2.1",
+            "10.0.0.1",
+            "100.64.0.1",
+            "2001:db8::1",
+            "fd00::1",
+            "::ffff:192.0.2.1",
+            "64:ff9b::c000:201",
+        ] {
             assert!(!is_never_dialled_for_a_name(ip.parse().unwrap()), "{ip}");
         }
     }

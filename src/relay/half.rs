@@ -43,7 +43,13 @@ enum Step {
     SinkGone,
 }
 
-pub(super) async fn run(src: &TcpStream, dst: &TcpStream, first: Bytes, to: Side, clock: &Clock<'_>) -> Finish {
+pub(super) async fn run(
+    src: &TcpStream,
+    dst: &TcpStream,
+    first: Bytes,
+    to: Side,
+    clock: &Clock<'_>,
+) -> Finish {
     if !first.is_empty() && write_all(dst, &first, to, clock).await.is_err() {
         return Finish::SinkGone;
     }

@@ -69,7 +69,7 @@ impl Acceptor {
         permits: Arc<Semaphore>,
         tasks: TaskTracker,
     ) -> io::Result<Self> {
-        let listener = AsyncFd::with_interest(listener, tokio::io::Interest::READABLE)?;
+        let listener = sys::watched(listener)?;
         Ok(Self { listener, ctx, permits, tasks, pause: FIRST_PAUSE, complained: None })
     }
 
@@ -136,7 +136,8 @@ impl Acceptor {
     }
 
     fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
-        let accepted = self.listener.try_io(tokio::io::Interest::READABLE, |listener| sys::accept(listener.as_fd()));
+        let accepted =
+            self.listener.try_io(tokio::io::Interest::READABLE, |listener| sys::accept(listener.as_fd()));
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -160,7 +161,9 @@ impl Acceptor {
             return;
         }
         self.complained = Some(now);
-        tracing::warn!("cannot accept ({err}): trying again; if this goes on, raise the limit or lower --max-connections");
+        tracing::warn!(
+            "cannot accept ({err}): trying again; if this goes on, raise the limit or lower --max-connections"
+        );
     }
 }
 

@@ -82,9 +82,15 @@ mod tests {
         let limits = |n, asked| Limits::from(n, NonZeroUsize::new(asked), 2);
         assert_eq!(limits(1024, 0).unwrap(), Limits { descriptors: 1024, connections: 472, bounded: false });
         assert_eq!(limits(1024, 100).unwrap().connections, 100);
-        assert_eq!(limits(1024, 5000).unwrap(), Limits { descriptors: 1024, connections: 472, bounded: true });
+        assert_eq!(
+            limits(1024, 5000).unwrap(),
+            Limits { descriptors: 1024, connections: 472, bounded: true }
+        );
         assert!(limits(82, 0).unwrap().connections == 1);
         let refused = limits(81, 0).unwrap_err().to_string();
-        assert!(refused.contains("81") && refused.contains("82") && refused.contains("LimitNOFILE"), "{refused}");
+        assert!(
+            refused.contains("81") && refused.contains("82") && refused.contains("LimitNOFILE"),
+            "{refused}"
+        );
     }
 }

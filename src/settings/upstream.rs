@@ -41,7 +41,9 @@ impl Upstream {
         let rest = match url.trim().split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
             Some((scheme, _)) => {
-                return Err(format!("{scheme}:// is not a kind of upstream that there is: write http://host:port"));
+                return Err(format!(
+                    "{scheme}:// is not a kind of upstream that there is: write http://host:port"
+                ));
             }
             None => url.trim(),
         };
@@ -77,7 +79,9 @@ fn place_of(place: &str) -> Result<(UpstreamHost, u16), String> {
         };
     }
     let (name, port) = match place.split_once(':') {
-        Some((name, port)) => (name, super::values::port(port).map_err(|why| format!("port {port:?}: {why}"))?),
+        Some((name, port)) => {
+            (name, super::values::port(port).map_err(|why| format!("port {port:?}: {why}"))?)
+        }
         None => (place, DEFAULT_PORT),
     };
     let host = Host::parse(name.as_bytes())

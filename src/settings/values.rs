@@ -91,7 +91,14 @@ pub(super) fn ports(text: &str) -> Result<Vec<u16>, String> {
     }
     text.split(',')
         .filter(|one| !one.trim().is_empty())
-        .map(|one| port(one).map_err(|_| format!("{:?} is not a port: write ports from 1 to 65535 with commas between, or none", one.trim())))
+        .map(|one| {
+            port(one).map_err(|_| {
+                format!(
+                    "{:?} is not a port: write ports from 1 to 65535 with commas between, or none",
+                    one.trim()
+                )
+            })
+        })
         .collect()
 }
 
@@ -105,7 +112,9 @@ const SMALLEST_BUDGET: i64 = 64;
 
 /// None for the default, as in HandyProxy: zero or less.
 pub(super) fn byte_budget(text: &str) -> Result<Option<usize>, String> {
-    let wanted = || format!("write a number of bytes from {SMALLEST_BUDGET} to {LARGEST_BUDGET}, or 0 for the default");
+    let wanted = || {
+        format!("write a number of bytes from {SMALLEST_BUDGET} to {LARGEST_BUDGET}, or 0 for the default")
+    };
     match text.trim().parse::<i64>() {
         Ok(n) if n <= 0 => Ok(None),
         Ok(n @ SMALLEST_BUDGET..=LARGEST_BUDGET) => usize::try_from(n).map(Some).map_err(|_| wanted()),
@@ -119,9 +128,15 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in
-            [("30s", 30_000), ("2h 4m", 7_440_000), ("1m30s", 90_000), ("1.5s", 1500), ("1h0.5m", 3_630_000), ("0", 0), ("250ms", 250)]
-        {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("2h 4m", 7_440_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1500),
+            ("1h0.5m", 3_630_000),
+            ("0", 0),
+            ("250ms", 250),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "30", "s", "1.5", "abc", "-1s", "1..5s", "1e9s", "99999999999999999999s"] {
