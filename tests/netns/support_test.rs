@@ -7,9 +7,10 @@ use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::support::bytes::{Digest, pattern};
-use crate::support::client::{read_to_end, reset};
+use crate::support::client::{connect, read_to_end, reset};
 use crate::support::namespace::Namespace;
 use crate::support::rules::{load_nft, restore};
+use crate::support::server::Server;
 use crate::support::tools::run;
 use crate::support::{Lab, WEB_V4, WEB_V6};
 
@@ -162,7 +163,7 @@ fn shipped_rules_redirect_the_web_and_leave_the_rest_alone() {
             lab.load_rules()
         }
         let place = |mut stream: std::net::TcpStream| stream.write_all(b"wayleave");
-        let _wayleave = crate::support::server::Server::start(lab.router_side(), 8443, place);
+        let _wayleave = Server::start(lab.router_side(), 8443, place);
         let beyond = |mut stream: std::net::TcpStream| stream.write_all(b"beyond");
         let _servers = [80, 443, 8080].map(|port| lab.server(port, beyond));
         let reached = |address: &str| String::from_utf8(read_to_end(&mut lab.connect(address)).0).unwrap();
@@ -189,6 +190,45 @@ fn shipped_rules_redirect_the_web_and_leave_the_rest_alone() {
                 lab.load_rules_with(&[("bypass_users", "{ wayleave, cntlm }")]);
             }
             assert_eq!(as_user("cntlm"), "beyond");
+        }
+    }
+}
+
+/// What comes from the internet is none of wayleave's business, even on its way to a client with a public address,
+/// and neither is what is meant for the router itself.
+#[test]
+fn shipped_rules_leave_the_router_and_the_way_in_alone() {
+    for iptables in [false, true] {
+        let lab = Lab::router();
+        if iptables {
+            lab.load_iptables(&[])
+        } else {
+            lab.load_rules()
+        }
+        lab.client_side().ip("addr add 203.0.113.9/32 dev eth0\naddr add 2001:db8:cc::9/128 dev eth0 nodad");
+        lab.router_side().ip("addr add 203.0.113.1/32 dev lo\naddr add 2001:db8:cc::1/128 dev lo nodad\n\
+             route add 203.0.113.9 via 10.1.0.2\nroute add 2001:db8:cc::9 via fd00:1::2");
+        lab.server_side()
+            .ip("route add 203.0.113.0/24 via 10.2.0.1\nroute add 2001:db8:cc::/64 via fd00:2::1");
+        let says = |side, port, word: &'static str| {
+            Server::start(side, port, move |mut s| s.write_all(word.as_bytes()))
+        };
+        let _servers = [
+            says(lab.router_side(), 8443, "wayleave"),
+            says(lab.router_side(), 80, "router"),
+            says(lab.client_side(), 80, "client"),
+        ];
+        let reached = |from: &Namespace, address: &str| {
+            let mut stream = from.enter(|| connect(address)).unwrap_or_else(|e| panic!("{address}: {e}"));
+            String::from_utf8(read_to_end(&mut stream).0).unwrap()
+        };
+        for [router, client, web] in [
+            ["203.0.113.1:80", "203.0.113.9:80", "192.0.2.10:80"],
+            ["[2001:db8:cc::1]:80", "[2001:db8:cc::9]:80", "[2001:db8:bb::10]:80"],
+        ] {
+            assert_eq!(reached(lab.client_side(), router), "router");
+            assert_eq!(reached(lab.server_side(), client), "client");
+            assert_eq!(reached(lab.client_side(), web), "wayleave");
         }
     }
 }
@@ -258,7 +298,8 @@ fn nothing_stays_behind_even_after_a_panic() {
         assert!(left.is_empty(), "{folder}: {left:?}");
     }
     let processes = run(crate::support::tools::command("ps").args(["-eo", "args"]));
-    assert!(!processes.contains(id.as_str()), "{processes}");
+    // With what follows the id: lab 1 is not lab 10.
+    assert!(!processes.contains(&format!("{id}/")) && !processes.contains(&format!("{id}p")), "{processes}");
 }
 
 #[test]
