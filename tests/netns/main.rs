@@ -1,0 +1,16 @@
+//! wayleave on real networks: a client machine, a router with real netfilter rules, real proxies and a real web
+//! server, each in a network namespace of its own. Needs root (`tests/run` sees to everything).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    missing_docs,
+    unreachable_pub
+)]
+// The support code serves every test file; what none of them uses yet is not dead.
+#![allow(dead_code)]
+
+mod support;
+mod support_test;

@@ -1,0 +1,31 @@
+//! What the tests stand on, one subject a file.
+//!
+//! A test builds a [`Lab`], starts peers and the daemon in it, acts as the client and looks at the record:
+//!
+//! ```ignore
+//! let lab = Lab::router();
+//! let web = lab.nginx();
+//! let proxy = lab.tinyproxy("");
+//! let daemon = lab.daemon(&["--upstream-proxy", &proxy.url(), "--allow", "www.example.com"]);
+//! lab.load_rules();
+//! assert!(lab.curl(&["https://www.example.com/"]).ok());
+//! daemon.record(|r| r["host"] == "www.example.com" && r["route"] == "tunnel");
+//! ```
+//!
+//! Nothing sleeps for a fixed time: every wait polls a real condition and has a deadline ([`wait`]).
+
+pub mod bytes;
+pub mod client;
+pub mod daemon;
+pub mod lab;
+pub mod namespace;
+pub mod peers;
+pub mod process;
+pub mod rules;
+pub mod server;
+pub mod tools;
+pub mod wait;
+
+#[allow(unused_imports)]
+pub use daemon::Daemon;
+pub use lab::{Lab, WEB_V4, WEB_V6};
