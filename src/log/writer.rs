@@ -22,7 +22,8 @@ const BATCH: usize = 64 * 1024;
 pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write, form: Form) {
     let mut batch = Vec::new();
     let mut ended = false;
-    while let (false, Ok(first)) = (ended, entries.recv()) {
+    while !ended {
+        let Ok(first) = entries.recv() else { return };
         let mut taken: usize = 0;
         let mut next = Some(first);
         while let Some(entry) = next {
