@@ -12,5 +12,7 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod live;
+mod relay;
 mod support;
 mod support_test;
