@@ -198,7 +198,7 @@ pub(super) mod probes {
     thread_local!(static PROBES: Cell<usize> = const { Cell::new(0) });
 
     pub(super) fn count() {
-        PROBES.set(PROBES.get() + 1);
+        PROBES.set(PROBES.get().saturating_add(1));
     }
 
     pub(in crate::policy) fn take() -> usize {
