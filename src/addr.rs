@@ -128,7 +128,11 @@ impl Host {
             return Err(HostError::Empty);
         }
         if raw.len() > Self::MAX {
-            return Err(if raw.iter().copied().all(is_name_octet) { HostError::TooLong } else { HostError::Octet });
+            return Err(if raw.iter().copied().all(is_name_octet) {
+                HostError::TooLong
+            } else {
+                HostError::Octet
+            });
         }
         if raw.first() == Some(&b'[') || raw.contains(&b':') {
             let inner = raw.strip_prefix(b"[").and_then(|r| r.strip_suffix(b"]")).unwrap_or(raw);
