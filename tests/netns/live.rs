@@ -66,14 +66,14 @@ fn few_descriptors_are_enough_for_few_connections_and_come_back() {
                 stream
             })
             .collect();
-        wait::until("as many as are allowed to be relayed", || server.hits() == hits + 12);
+        wait::holds("as many as are allowed to be relayed", || server.hits() == hits + 12);
         // One after the other has its turn, none is lost.
         for stream in &mut streams {
             assert_eq!(read_exactly(stream, 1), b"\x00");
             stream.shutdown(Shutdown::Write).unwrap();
             assert_eq!(read_to_end(stream).0, b"");
         }
-        wait::until("all descriptors to be back", || daemon.fds() == before);
+        wait::holds("all descriptors to be back", || daemon.fds() == before);
     }
     assert_eq!(daemon.wait_records(80).len(), 80);
 }
@@ -124,7 +124,7 @@ fn term_lets_transfers_finish_and_refuses_new_ones() {
     let mut stream = relayed(&lab);
     daemon.term();
     daemon.line("stopping: 1 connections");
-    wait::until("the port to be closed", || lab.client(|| connect("192.0.2.10:80").is_err()));
+    wait::holds("the port to be closed", || lab.client(|| connect("192.0.2.10:80").is_err()));
     let bytes = crate::support::bytes::pattern(7, 1_000_000);
     let mut writer = stream.try_clone().unwrap();
     let theirs = bytes.clone();

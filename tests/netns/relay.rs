@@ -178,7 +178,7 @@ fn a_reader_that_stops_holds_the_sender_back_in_bounded_memory() {
     }
     // Nobody reads on: what is under way stops in the kernel's buffers, and here in one buffer a connection at most.
     let busy = daemon.cpu_ticks();
-    wait::until("the daemon to have nothing to do", || {
+    wait::holds("the daemon to have nothing to do", || {
         let now = daemon.cpu_ticks();
         thread::sleep(std::time::Duration::from_millis(100));
         daemon.cpu_ticks() == now
@@ -253,7 +253,7 @@ fn urgent_data_does_not_break_the_stream() {
 
 /// Waits until the open connection is listed as relaying.
 fn daemon_is_relaying(daemon: &crate::support::Daemon) {
-    wait::until("a connection to be relayed", || {
+    wait::holds("a connection to be relayed", || {
         daemon.signal(nix::sys::signal::Signal::SIGUSR1);
         daemon.line("connections are open");
         daemon.log().iter().any(|line| line.contains("state=relaying"))
@@ -298,7 +298,7 @@ fn two_thousand_connections_at_once_lose_nothing() {
         stream.write_all(b"\x00").unwrap();
         stream.write_all(&pattern(i as u64, 10_000)).unwrap();
     }
-    wait::until("all of them to have reached the server", || server.hits() == CONNECTIONS);
+    wait::holds("all of them to have reached the server", || server.hits() == CONNECTIONS);
     for (i, mut stream) in streams.into_iter().enumerate() {
         stream.shutdown(Shutdown::Write).unwrap();
         let expected = Digest::of(&[&[0][..], &pattern(i as u64, 10_000)].concat());
@@ -307,5 +307,5 @@ fn two_thousand_connections_at_once_lose_nothing() {
     let records = daemon.wait_records(CONNECTIONS);
     assert_eq!(records.len(), CONNECTIONS);
     assert!(records.iter().all(|r| r["end"] == "closed" && r["up"] == 10_001), "each of them closed");
-    wait::until("all descriptors to be back", || daemon.fds() < 40);
+    wait::holds("all descriptors to be back", || daemon.fds() < 40);
 }
