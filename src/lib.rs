@@ -15,4 +15,24 @@ pub mod addr;
 pub mod answer;
 pub mod connect;
 pub mod policy;
+pub mod record;
 pub mod sniff;
+
+// What was asked for.
+pub mod cli;
+pub mod settings;
+
+// Edges: the system and the network, one subject each.
+pub mod dial;
+pub mod intake;
+pub mod log;
+pub mod netfilter;
+pub mod relay;
+pub mod resolve;
+pub mod signal;
+pub mod socket;
+mod sys;
+
+// One connection from end to end, and what runs many of them.
+pub mod server;
+pub mod session;

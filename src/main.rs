@@ -1,1 +1,210 @@
-fn main() {}
+//! The daemon: reads what was asked for, starts the workers, waits for signals.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use wayleave::cli::Cli;
+use wayleave::dial::Dialler;
+use wayleave::log::{Log, under_journald};
+use wayleave::netfilter::{Loops, OwnAddrs};
+use wayleave::relay::Timeouts;
+use wayleave::resolve::Resolver;
+use wayleave::server::{Limits, Listeners, Server};
+use wayleave::session::Context;
+use wayleave::settings::{Process, Settings};
+use wayleave::signal::{Event, Signals};
+
+/// Could not run: the message has the remedy.
+const FAILED: u8 = 1;
+/// How long the log may take to be written out at the end; somebody may have stopped reading it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(err) => {
+            // A closed stdout is no reason to complain about --help.
+            let _ = err.print();
+            return ExitCode::from(u8::try_from(err.exit_code()).unwrap_or(FAILED));
+        }
+    };
+    if let Some(shell) = cli.completions {
+        let mut command = <Cli as clap::CommandFactory>::command();
+        clap_complete::generate(shell, &mut command, "wayleave", &mut io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let settings = match Settings::read(&cli, &Process) {
+        Ok(settings) => settings,
+        Err(err) => {
+            eprintln!("wayleave: {err}");
+            return ExitCode::from(err.exit_code());
+        }
+    };
+    match run(&cli, settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("wayleave: {err}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(cli: &Cli, settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
+    let timestamps = !under_journald();
+    let (log, writer) = Log::start(io::stderr(), settings.log_format, timestamps)?;
+    log.subscribe(settings.log_format, timestamps)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(wayleave::resolve::MAX_LOOKUPS)
+        .build()?;
+    let outcome = runtime.block_on(serve(cli, settings, log));
+    // A lookup may hang for as long as the system's resolver likes; nobody waits for it any more.
+    runtime.shutdown_background();
+    if !writer.finish(LAST_WORDS) {
+        return Err("the end of the log could not be written: nobody reads it".into());
+    }
+    outcome
+}
+
+async fn serve(cli: &Cli, settings: Settings, log: Log) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = Signals::new()?;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
+    let limits = Limits::raise(settings.max_connections, workers)?;
+    let listeners = Listeners::bind(&settings.listen, workers)?;
+    announce(&settings, &listeners, limits, workers);
+    let drain_timeout = settings.drain_timeout;
+    let ctx = Arc::new(context(settings, log));
+    let server = Server::start(&ctx, listeners, limits.connections)?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("ready");
+    watch(cli, &ctx, server, signals, drain_timeout).await
+}
+
+fn context(settings: Settings, log: Log) -> Context {
+    Context {
+        policy: Arc::new(settings.policy).into(),
+        dialler: Dialler {
+            resolver: Resolver::new(tokio::runtime::Handle::current()),
+            own: OwnAddrs::new(),
+            loops: Loops::default(),
+            upstream: settings.upstream,
+            direct_to: settings.direct_to,
+            upstream_at: None.into(),
+        },
+        sniff: settings.sniff,
+        no_sniff_ports: settings.no_sniff_ports,
+        dial_timeout: settings.dial_timeout,
+        timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
+        log,
+        open: wayleave::session::Registry::default(),
+    }
+}
+
+fn announce(settings: &Settings, listeners: &Listeners, limits: Limits, workers: usize) {
+    tracing::info!("wayleave {}", env!("CARGO_PKG_VERSION"));
+    for addr in &listeners.addrs {
+        tracing::info!("listening on {addr}");
+    }
+    match &settings.upstream {
+        Some(upstream) => tracing::info!(
+            "upstream {upstream}{}",
+            if upstream.auth.is_some() { ", with credentials" } else { "" }
+        ),
+        None => tracing::warn!("no --upstream-proxy: everything that is let through goes directly"),
+    }
+    tracing::info!("policy: {}", settings.policy);
+    if limits.bounded {
+        tracing::warn!(
+            "--max-connections is more than the descriptor limit allows: raise LimitNOFILE, or ulimit -Hn"
+        );
+    }
+    tracing::info!(
+        "limits: {} connections, {} descriptors, {workers} workers",
+        limits.connections,
+        limits.descriptors
+    );
+}
+
+/// Until a signal, and then until the open connections are finished or cut.
+async fn watch(
+    cli: &Cli,
+    ctx: &Context,
+    mut server: Server,
+    mut signals: Signals,
+    drain_timeout: Duration,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut cut_at: Option<Instant> = None;
+    loop {
+        let event = tokio::select! {
+            () = server.finished() => break,
+            event = signals.next() => event,
+            () = until(cut_at) => {
+                tracing::warn!("drain timeout: {} connections are cut", ctx.open.count());
+                server.cut();
+                cut_at = None;
+                continue;
+            }
+        };
+        match event {
+            Some(Event::Stop) if server.is_stopped() => {
+                tracing::warn!("asked again: {} connections are cut", ctx.open.count());
+                server.cut();
+            }
+            Some(Event::Stop) => {
+                notify(&[sd_notify::NotifyState::Stopping]);
+                tracing::info!(
+                    "stopping: {} connections may finish within {drain_timeout:?}",
+                    ctx.open.count()
+                );
+                server.stop();
+                cut_at = Instant::now().checked_add(drain_timeout);
+            }
+            Some(Event::Reload) => reload(cli, ctx),
+            Some(Event::Show) => show(ctx),
+            None => return Err("the signal handler is gone".into()),
+        }
+    }
+    if server.is_stopped() {
+        tracing::info!("stopped");
+        Ok(())
+    } else {
+        Err("all workers ended: see the log above".into())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// HUP: reads everything again and takes the policy over, all of it or nothing.
+fn reload(cli: &Cli, ctx: &Context) {
+    match Settings::read(cli, &Process) {
+        Ok(settings) => {
+            tracing::info!("policy read again: {}", settings.policy);
+            ctx.policy.store(Arc::new(settings.policy));
+        }
+        Err(err) => tracing::error!("the policy stays as it was: {err}"),
+    }
+}
+
+/// USR1: the open connections, one a line.
+fn show(ctx: &Context) {
+    let open = ctx.open.all();
+    tracing::info!("{} connections are open", open.len());
+    for connection in open {
+        tracing::info!("open {connection}");
+    }
+}
+
+/// Without systemd there is nobody to tell, and that is no failure.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(state) {
+        tracing::debug!("sd_notify: {err}");
+    }
+}

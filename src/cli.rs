@@ -1,0 +1,179 @@
+//! What was typed. What it means, and whether it makes sense, is for [`crate::settings`].
+
+use clap::{Args, CommandFactory, Parser};
+use std::ffi::OsString;
+
+/// The command line. Every value is text here: a flag, an environment variable and a file are all read by
+/// [`crate::settings`], so that each is understood, and complained of, in the same way.
+#[derive(Parser, Debug, Default, Clone)]
+#[command(
+    name = "wayleave",
+    version,
+    about = "Carries redirected TCP connections on by hostname, directly or through an HTTP CONNECT proxy",
+    after_help = "Every flag may be set as WAYLEAVE_<FLAG> in the environment; a flag beats it, lists are united.\n\
+                  RUST_LOG=debug says more. The manual is wayleave(8).",
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Where connections come in.
+    #[command(flatten)]
+    pub capture: CaptureArgs,
+    /// The first bytes.
+    #[command(flatten)]
+    pub sniff: SniffArgs,
+    /// Who may go where.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// The way on.
+    #[command(flatten)]
+    pub carry: CarryArgs,
+    /// Bounds.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Write a completion script for bash, zsh or fish and exit.
+    #[arg(long, value_name = "SHELL", hide = true)]
+    pub completions: Option<clap_complete::Shell>,
+}
+
+/// Where connections come in.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Capture")]
+pub struct CaptureArgs {
+    /// Port for redirected connections, on all addresses [default: 8443]
+    #[arg(long, value_name = "PORT")]
+    pub local_port: Option<String>,
+    /// Listen here instead; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<String>,
+}
+
+/// The first bytes.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Sniffing")]
+pub struct SniffArgs {
+    /// How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    pub sniff_timeout: Option<String>,
+    /// How many bytes to look at [default: 8192]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub sniff_max_bytes: Option<String>,
+    /// Ports where the server speaks first [default: 21,22,25,110,143,587,3306]
+    #[arg(long, value_name = "LIST")]
+    pub no_sniff_ports: Option<String>,
+}
+
+/// Who may go where.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Policy")]
+pub struct PolicyArgs {
+    /// Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without
+    #[arg(long, value_name = "PATTERN,...")]
+    pub allow: Vec<String>,
+    /// Whitelist file, one pattern a line; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub allow_file: Vec<String>,
+    /// What no rule matches: allow or deny [default: allow; deny once a whitelist is given]
+    #[arg(long, value_name = "VERDICT")]
+    pub default: Option<String>,
+    /// Let through directly, never through the upstream
+    #[arg(long, value_name = "PATTERN,...")]
+    pub direct: Vec<String>,
+    /// Direct, by a host rule: resolved, strict or original [default: resolved]
+    #[arg(long, value_name = "MODE")]
+    pub direct_to: Option<String>,
+}
+
+/// The way on.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Carrying")]
+pub struct CarryArgs {
+    /// HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]
+    #[arg(long, value_name = "URL")]
+    pub upstream_proxy: Option<String>,
+    /// File with user:password for the upstream
+    #[arg(long, value_name = "FILE")]
+    pub upstream_credentials: Option<String>,
+    /// Bounds resolving, connecting and the upstream's reply together [default: 30s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    pub dial_timeout: Option<String>,
+    /// Both directions silent [default: 2h 4m]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    pub idle_timeout: Option<String>,
+    /// One direction finished, the other silent [default: 10m]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    pub half_close_timeout: Option<String>,
+}
+
+/// Bounds.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Running")]
+pub struct LimitArgs {
+    /// Connections at once; the listener pauses there [default: from the descriptor limit]
+    #[arg(long, value_name = "N")]
+    pub max_connections: Option<String>,
+    /// How long open connections may finish after TERM [default: 30s]
+    #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
+    pub drain_timeout: Option<String>,
+    /// Threads [default: one per processor]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<String>,
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+impl Cli {
+    /// Reads a command line, Go's spellings included.
+    ///
+    /// # Errors
+    /// A usage error, or a request for help or the version, both of which clap prints.
+    pub fn read<I: IntoIterator<Item = OsString>>(args: I) -> Result<Self, clap::Error> {
+        let command = Self::command();
+        let known: Vec<String> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long().map(str::to_owned))
+            .chain(["help", "version"].map(str::to_owned))
+            .collect();
+        Self::try_parse_from(args.into_iter().map(|arg| with_two_dashes(arg, &known)))
+    }
+}
+
+/// Go's flag package takes one dash or two: `-local-port 8043`, `-local-port=8043`. So do we, for our own flags.
+fn with_two_dashes(arg: OsString, known: &[String]) -> OsString {
+    let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else { return arg };
+    let name = rest.split('=').next().unwrap_or(rest);
+    if name.len() > 1 && known.iter().any(|flag| flag == name) { format!("--{rest}").into() } else { arg }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(std::iter::once("wayleave").chain(args.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_spellings_of_go_are_accepted() {
+        let cli = read(&["-local-port", "8043", "-upstream-proxy=p:1", "-sniff-timeout", "-1s"]).unwrap();
+        assert_eq!(cli.capture.local_port.as_deref(), Some("8043"));
+        assert_eq!(cli.carry.upstream_proxy.as_deref(), Some("p:1"));
+        assert_eq!(cli.sniff.sniff_timeout.as_deref(), Some("-1s"));
+        let cli = read(&["--sniff-max-bytes", "-1", "-dial-timeout", "25s"]).unwrap();
+        assert_eq!(cli.sniff.sniff_max_bytes.as_deref(), Some("-1"));
+        assert_eq!(read(&["-version"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayVersion);
+        assert_eq!(read(&["-help"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn a_typo_is_a_usage_error() {
+        assert_eq!(read(&["--upstream-prxy", "x"]).unwrap_err().exit_code(), 2);
+        assert_eq!(read(&["-locl-port", "1"]).unwrap_err().exit_code(), 2);
+    }
+}

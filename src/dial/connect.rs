@@ -1,0 +1,42 @@
+//! Connecting to the first of several addresses that answers.
+
+use super::DialError;
+use socket2::SockRef;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+/// Addresses of one name that are tried.
+const MAX_TRIES: usize = 8;
+
+/// Tries one address after the other. Each has its share of the time that is left, so that one which does not answer
+/// cannot use up the time of the next.
+pub(super) async fn first_of(
+    addrs: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), DialError> {
+    let mut last = None;
+    let tries = addrs.len().min(MAX_TRIES);
+    for (tried, &addr) in addrs.iter().take(tries).enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = u32::try_from(tries.saturating_sub(tried)).ok().and_then(|n| left.checked_div(n));
+        match timeout_at(after(share.unwrap_or(left), deadline), connect(addr)).await {
+            Ok(Ok(stream)) => return Ok((stream, addr)),
+            Ok(Err(err)) => last = Some(DialError::Connect { addr, err }),
+            Err(_) => last = Some(DialError::ConnectTimeout { addr }),
+        }
+    }
+    Err(last.unwrap_or(DialError::NoAddress))
+}
+
+fn after(time: Duration, latest: Instant) -> Instant {
+    Instant::now().checked_add(time).map_or(latest, |at| at.min(latest))
+}
+
+async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    crate::socket::prepare(SockRef::from(&socket))?;
+    socket.connect(addr).await
+}

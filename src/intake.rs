@@ -1,0 +1,50 @@
+//! Sniffing a live socket: reading until the answer is known, the deadline is there or the budget is used up.
+
+use crate::sniff::{NoHost, Progress, Protocol, Sniffed, inspect};
+use bytes::BytesMut;
+use std::io;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// What came in, and what it says.
+#[derive(Debug)]
+pub struct Intake {
+    /// The answer.
+    pub sniffed: Sniffed,
+    /// Everything that was read; it goes to the far side first, and unchanged.
+    pub first: BytesMut,
+}
+
+/// Room for a post-quantum ClientHello, which is what most connections begin with.
+const FIRST_READ: usize = 2048;
+
+/// Reads until [`inspect`] is sure, until `deadline`, or until `max_bytes` are there. Neither a timeout nor the end of
+/// the client's side is an error: what came so far is still carried.
+///
+/// # Errors
+/// The client reset the connection.
+pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) -> io::Result<Intake> {
+    let mut first = BytesMut::new();
+    let mut looks_like = Protocol::Unknown;
+    let why = loop {
+        if first.len() >= max_bytes {
+            break NoHost::OverBudget;
+        }
+        // Grows with what comes, never with what a length field announces.
+        let room = max_bytes.saturating_sub(first.len());
+        first.reserve(room.min(FIRST_READ.max(first.len())));
+        let mut limited = bytes::BufMut::limit(&mut first, room);
+        match timeout_at(deadline, client.read_buf(&mut limited)).await {
+            Err(_) if first.is_empty() => break NoHost::Silent,
+            Err(_) => break NoHost::Timeout,
+            Ok(Err(err)) => return Err(err),
+            Ok(Ok(0)) => break NoHost::Ended,
+            Ok(Ok(_)) => match inspect(&first) {
+                Progress::Done(sniffed) => return Ok(Intake { sniffed, first }),
+                Progress::NeedMore(protocol) => looks_like = protocol,
+            },
+        }
+    };
+    Ok(Intake { sniffed: Sniffed::none(looks_like, why), first })
+}

@@ -1,0 +1,70 @@
+//! What netfilter did to a connection: where it was going, and whether it must not go there because it is ours.
+
+mod loops;
+mod own;
+
+pub use loops::{Accepted, Dialled, Loops, MAX_REPEATS, Repeat};
+pub use own::{OwnAddrs, is_never_dialled_for_a_name};
+
+use crate::addr::OriginalDst;
+use socket2::SockRef;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use tokio::net::TcpStream;
+
+/// What to do about a connection of our own that came back.
+pub const OWN_TRAFFIC: &str =
+    "our own connection was redirected to us: exclude our user in the redirect rules";
+/// What to do about a connection of our upstream's that came back.
+pub const UPSTREAMS_TRAFFIC: &str = "the upstream's own connections seem to be redirected to us: exclude its user or address in the redirect rules";
+
+/// Why there is no original destination to go to.
+#[derive(Debug)]
+pub enum CaptureError {
+    /// `ENOENT`: conntrack has no entry, so the connection was not redirected here.
+    NotRedirected,
+    /// The kernel has no such option: `nf_conntrack` is not loaded or not in this kernel.
+    Unsupported(io::Error),
+    /// It refused for another reason.
+    Kernel(io::Error),
+}
+
+impl fmt::Display for CaptureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRedirected => f.write_str("conntrack has no entry for it: it was not redirected here"),
+            Self::Unsupported(err) => {
+                write!(f, "no original destination ({err}): are the redirect rules loaded, and nf_conntrack?")
+            }
+            Self::Kernel(err) => write!(f, "no original destination: {err}"),
+        }
+    }
+}
+
+impl std::error::Error for CaptureError {}
+
+/// Asks conntrack where the client meant to go: `SO_ORIGINAL_DST` at `SOL_IP` for IPv4, also on a dual-stack socket,
+/// `IP6T_SO_ORIGINAL_DST` at `SOL_IPV6` for IPv6 (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h). To be
+/// asked once, right after accept, while the entry is sure to be there.
+///
+/// # Errors
+/// Fails closed: what the kernel does not know is not guessed.
+pub fn original_dst(socket: &TcpStream, peer: SocketAddr) -> Result<OriginalDst, CaptureError> {
+    let socket = SockRef::from(socket);
+    let addr = match crate::addr::unmapped(peer).ip() {
+        IpAddr::V4(_) => socket.original_dst_v4(),
+        IpAddr::V6(_) => socket.original_dst_v6(),
+    };
+    match addr {
+        Ok(addr) => addr
+            .as_socket()
+            .map(OriginalDst::recovered)
+            .ok_or_else(|| CaptureError::Kernel(io::Error::other("not an IP address"))),
+        Err(err) => Err(match err.raw_os_error() {
+            Some(libc::ENOENT) => CaptureError::NotRedirected,
+            Some(libc::ENOPROTOOPT) => CaptureError::Unsupported(err),
+            _ => CaptureError::Kernel(err),
+        }),
+    }
+}

@@ -1,0 +1,96 @@
+//! How many connections the descriptor limit allows.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+
+/// Descriptors of one connection: the client's and the far side's.
+const PER_CONNECTION: u64 = 2;
+/// Descriptors besides connections: stdio, log, signals, the resolver's files and sockets.
+const RESERVE: u64 = 64;
+/// Descriptors of a worker: epoll, its wake-up, its listeners.
+const PER_WORKER: u64 = 8;
+
+/// What the system and the settings allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Descriptors that this process may have open.
+    pub descriptors: u64,
+    /// Connections at once.
+    pub connections: usize,
+    /// More were asked for.
+    pub bounded: bool,
+}
+
+/// There is no room for a single connection.
+#[derive(Debug)]
+pub enum LimitsError {
+    /// The limit could not be read or raised.
+    System(io::Error),
+    /// It is too low.
+    TooLow {
+        /// What it is.
+        descriptors: u64,
+        /// What is needed for one connection.
+        needed: u64,
+    },
+}
+
+impl fmt::Display for LimitsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(err) => write!(f, "cannot read or raise the descriptor limit: {err}"),
+            Self::TooLow { descriptors, needed } => write!(
+                f,
+                "the hard limit of open descriptors is {descriptors}, and one connection needs {needed}: raise it \
+                 (LimitNOFILE= in the unit, ulimit -Hn in a shell)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LimitsError {}
+
+impl Limits {
+    /// Raises the soft limit of descriptors to the hard one and derives the rest from it.
+    ///
+    /// # Errors
+    /// The limit could not be read, or leaves no room for a single connection.
+    pub fn raise(asked: Option<NonZeroUsize>, workers: usize) -> Result<Self, LimitsError> {
+        Self::from(crate::sys::raise_descriptor_limit().map_err(LimitsError::System)?, asked, workers)
+    }
+
+    fn from(descriptors: u64, asked: Option<NonZeroUsize>, workers: usize) -> Result<Self, LimitsError> {
+        let workers = u64::try_from(workers).unwrap_or(u64::MAX);
+        let reserve = RESERVE.saturating_add(workers.saturating_mul(PER_WORKER));
+        let room = descriptors.saturating_sub(reserve) / PER_CONNECTION;
+        if room == 0 {
+            return Err(LimitsError::TooLow { descriptors, needed: reserve.saturating_add(PER_CONNECTION) });
+        }
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let connections = asked.map_or(room, |asked| asked.get().min(room));
+        Ok(Self { descriptors, connections, bounded: asked.is_some_and(|asked| asked.get() > room) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_descriptors_a_connection_and_a_reserve() {
+        let limits = |n, asked| Limits::from(n, NonZeroUsize::new(asked), 2);
+        assert_eq!(limits(1024, 0).unwrap(), Limits { descriptors: 1024, connections: 472, bounded: false });
+        assert_eq!(limits(1024, 100).unwrap().connections, 100);
+        assert_eq!(
+            limits(1024, 5000).unwrap(),
+            Limits { descriptors: 1024, connections: 472, bounded: true }
+        );
+        assert!(limits(82, 0).unwrap().connections == 1);
+        let refused = limits(81, 0).unwrap_err().to_string();
+        assert!(
+            refused.contains("81") && refused.contains("82") && refused.contains("LimitNOFILE"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! Listeners: one a worker for each address, on one port by `SO_REUSEPORT`.
+
+use super::holder;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+/// Connections that may wait to be accepted; the kernel bounds it by net.core.somaxconn (listen(2)).
+const BACKLOG: i32 = 4096;
+
+/// The listeners of all workers.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) per_worker: Vec<Vec<TcpListener>>,
+    /// The addresses that are listened on, as bound.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct ListenError {
+    addr: SocketAddr,
+    err: io::Error,
+    holder: Option<String>,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (addr, port) = (self.addr, self.addr.port());
+        match self.err.kind() {
+            io::ErrorKind::AddrInUse => {
+                let holder = self.holder.as_deref().unwrap_or("another program");
+                write!(f, "port {port} is taken by {holder}: choose another with --local-port or --listen")
+            }
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "port {port} is one of the system's: choose one from 1024 up with --local-port, or grant \
+                 CAP_NET_BIND_SERVICE"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "{} is not an address of this machine: see --listen", addr.ip())
+            }
+            _ => write!(f, "cannot listen on {addr}: {}", self.err),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
+impl Listeners {
+    /// Binds every address once for each worker.
+    ///
+    /// # Errors
+    /// An address cannot be listened on; the message says what to do.
+    pub fn bind(addrs: &[SocketAddr], workers: usize) -> Result<Self, ListenError> {
+        let mut per_worker: Vec<Vec<TcpListener>> = Vec::new();
+        per_worker.resize_with(workers.max(1), Vec::new);
+        let mut bound = Vec::new();
+        for &addr in addrs {
+            let (addr, listeners) = bind_all(addr, per_worker.len())?;
+            bound.push(addr);
+            for (worker, listener) in per_worker.iter_mut().zip(listeners) {
+                worker.push(listener);
+            }
+        }
+        Ok(Self { per_worker, addrs: bound })
+    }
+}
+
+fn bind_all(addr: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
+    // With SO_REUSEPORT another program of the same user could take half of our connections, or we of its, unnoticed:
+    // so the port must first be free for one socket alone.
+    let probe = match bind(addr, false) {
+        Err(err) if without_ipv6(&err) && addr.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
+            tracing::warn!("this machine has no IPv6: listening on IPv4 only");
+            return bind_all((Ipv4Addr::UNSPECIFIED, addr.port()).into(), workers);
+        }
+        probe => probe,
+    };
+    let fail = |err: io::Error| {
+        let holder = (err.kind() == io::ErrorKind::AddrInUse).then(|| holder::of(addr.port())).flatten();
+        ListenError { addr, err, holder }
+    };
+    // Port 0 is given a number by the first bind, and that one is meant from then on.
+    let addr = probe.and_then(|probe| probe.local_addr()).map_err(fail)?;
+    (0..workers)
+        .map(|_| bind(addr, true))
+        .collect::<io::Result<Vec<_>>>()
+        .map(|listeners| (addr, listeners))
+        .map_err(fail)
+}
+
+fn without_ipv6(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn bind(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    socket.set_nonblocking(true)?;
+    // Accepted connections inherit what both sides of a relay need.
+    crate::socket::prepare(SockRef::from(&socket))?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_said_to_be_by_whom() {
+        let first = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 2).unwrap();
+        assert_eq!(first.per_worker.len(), 2);
+        let err = Listeners::bind(&first.addrs, 2).unwrap_err().to_string();
+        let port = first.addrs[0].port();
+        let me = std::process::id();
+        assert!(err.starts_with(&format!("port {port} is taken by ")), "{err}");
+        assert!(err.contains(&format!("process {me}")) && err.contains("--local-port"), "{err}");
+    }
+
+    #[test]
+    fn foreign_addresses_are_said_to_be_foreign() {
+        let err = Listeners::bind(&["192.0.2.1:8443".parse().unwrap()], 1).unwrap_err().to_string();
+        assert!(err.contains("192.0.2.1 is not an address of this machine"), "{err}");
+    }
+
+    #[test]
+    fn one_listener_serves_both_families() {
+        let listeners = Listeners::bind(&["[::]:0".parse().unwrap()], 1).unwrap();
+        let port = listeners.addrs[0].port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::net::TcpStream::connect(("::1", port)).unwrap();
+    }
+}

@@ -1,0 +1,367 @@
+//! What the command line, the environment and the files mean: validated, defaults filled in, complaints that name the
+//! remedy.
+
+mod upstream;
+mod values;
+
+pub use upstream::{Upstream, UpstreamHost};
+
+use crate::cli::Cli;
+use crate::policy::{DefaultAction, Pattern, Policy, Spec, parse_file, parse_list};
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+/// Where a direct connection that a host rule lets through may go (decision 7 of the design).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectTo {
+    /// To the original destination if the host resolves to it, otherwise to an address that it does resolve to.
+    Resolved,
+    /// To the original destination if the host resolves to it, otherwise nowhere.
+    Strict,
+    /// To the original destination, whatever the host is: the client is trusted.
+    Original,
+}
+
+/// The form of records and diagnostics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value` for people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Bounds of the sniff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SniffLimits {
+    /// For the whole sniff, from accept.
+    pub timeout: Duration,
+    /// Octets looked at.
+    pub max_bytes: usize,
+}
+
+/// Everything that was asked for.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen. An unspecified IPv6 address is dual-stack.
+    pub listen: Vec<SocketAddr>,
+    /// The proxy in front of everything that is not direct.
+    pub upstream: Option<Upstream>,
+    /// For resolving, connecting and the upstream's reply together.
+    pub dial_timeout: Duration,
+    /// None: no sniffing.
+    pub sniff: Option<SniffLimits>,
+    /// Original ports where the server speaks first.
+    pub no_sniff_ports: Vec<u16>,
+    /// Who may go where.
+    pub policy: Policy,
+    /// For direct connections that a host rule lets through.
+    pub direct_to: DirectTo,
+    /// Both directions silent.
+    pub idle_timeout: Duration,
+    /// One direction finished, the other silent.
+    pub half_close_timeout: Duration,
+    /// None: from the descriptor limit.
+    pub max_connections: Option<NonZeroUsize>,
+    /// After TERM.
+    pub drain_timeout: Duration,
+    /// Threads; none: one per processor.
+    pub workers: Option<NonZeroUsize>,
+    /// The form of records and diagnostics.
+    pub log_format: LogFormat,
+}
+
+/// A setting that makes no sense, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    message: String,
+    /// It was typed on the command line, not read from the environment or a file.
+    typed: bool,
+}
+
+impl SettingsError {
+    /// 2 for what was typed on the command line, 78 (`EX_CONFIG`, sysexits(3)) for the environment and files.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        if self.typed { 2 } else { 78 }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+/// The environment and the files, which tests replace.
+pub trait Outside {
+    /// An environment variable; an empty one counts as not set.
+    fn var(&self, name: &str) -> Option<String>;
+    /// The text of a file.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    fn read(&self, path: &Path) -> std::io::Result<String>;
+    /// The permission bits of a file.
+    ///
+    /// # Errors
+    /// Those of stat(2).
+    fn mode(&self, path: &Path) -> std::io::Result<u32>;
+}
+
+/// The process's own environment and the file system.
+#[derive(Clone, Copy, Debug)]
+pub struct Process;
+
+impl Outside for Process {
+    fn var(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn read(&self, path: &Path) -> std::io::Result<String> {
+        std::fs::read_to_string(path)
+    }
+
+    fn mode(&self, path: &Path) -> std::io::Result<u32> {
+        Ok(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path)?))
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone)]
+struct Given {
+    text: String,
+    source: String,
+    typed: bool,
+}
+
+impl Given {
+    fn wrong(&self, why: impl fmt::Display) -> SettingsError {
+        SettingsError { message: format!("{} {:?}: {why}", self.source, self.text), typed: self.typed }
+    }
+
+    /// For values that may hold a password: the text is not repeated.
+    fn wrong_unseen(&self, why: impl fmt::Display) -> SettingsError {
+        SettingsError { message: format!("{}: {why}", self.source), typed: self.typed }
+    }
+}
+
+struct Reader<'a>(&'a dyn Outside);
+
+impl Reader<'_> {
+    /// A flag, or else its environment variable.
+    fn one(&self, flag: &str, typed: Option<&String>) -> Option<Given> {
+        let typed = typed.map(|text| Given { text: text.clone(), source: format!("--{flag}"), typed: true });
+        typed.or_else(|| self.env(&env_name(flag)))
+    }
+
+    /// A flag that may be repeated, and its environment variable beside it.
+    fn all(&self, flag: &str, typed: &[String]) -> Vec<Given> {
+        let typed =
+            typed.iter().map(|text| Given { text: text.clone(), source: format!("--{flag}"), typed: true });
+        typed.chain(self.env(&env_name(flag))).collect()
+    }
+
+    fn env(&self, name: &str) -> Option<Given> {
+        let text = self.0.var(name).filter(|text| !text.is_empty())?;
+        Some(Given { text, source: name.to_owned(), typed: false })
+    }
+
+    fn parsed<T>(
+        &self,
+        flag: &str,
+        typed: Option<&String>,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, SettingsError> {
+        self.one(flag, typed).map(|given| read(&given.text).map_err(|why| given.wrong(why))).transpose()
+    }
+}
+
+/// `--local-port` is `WAYLEAVE_LOCAL_PORT`.
+#[must_use]
+pub fn env_name(flag: &str) -> String {
+    format!("WAYLEAVE_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// The ports of protocols in which the server speaks first: FTP, SSH, SMTP, POP3, IMAP, submission, MySQL.
+const SERVER_FIRST: [u16; 7] = [21, 22, 25, 110, 143, 587, 3306];
+/// RFC 5382 section 5 asks for at least 2 hours and 4 minutes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+const SNIFF_TIMEOUT: Duration = Duration::from_secs(1);
+const SNIFF_MAX_BYTES: usize = 8192;
+
+impl Settings {
+    /// Reads everything: the flags, then the environment, then the files that they name.
+    ///
+    /// # Errors
+    /// The first thing that makes no sense, with its remedy.
+    pub fn read(cli: &Cli, outside: &dyn Outside) -> Result<Self, SettingsError> {
+        let r = Reader(outside);
+        let upstream = read_upstream(cli, &r)?;
+        let policy = read_policy(cli, &r, upstream.is_some())?;
+        let carry = &cli.carry;
+        let limits = &cli.limits;
+        let time = |flag: &str, typed: &Option<String>, default: Duration| {
+            r.parsed(flag, typed.as_ref(), values::positive_duration).map(|t| t.unwrap_or(default))
+        };
+        Ok(Self {
+            listen: read_listen(cli, &r)?,
+            dial_timeout: time("dial-timeout", &carry.dial_timeout, Duration::from_secs(30))?,
+            sniff: read_sniff(cli, &r)?,
+            no_sniff_ports: r
+                .parsed("no-sniff-ports", cli.sniff.no_sniff_ports.as_ref(), values::ports)?
+                .unwrap_or_else(|| SERVER_FIRST.to_vec()),
+            policy,
+            upstream,
+            direct_to: r
+                .parsed("direct-to", cli.policy.direct_to.as_ref(), |text| match text {
+                    "resolved" => Ok(DirectTo::Resolved),
+                    "strict" => Ok(DirectTo::Strict),
+                    "original" => Ok(DirectTo::Original),
+                    _ => Err("write resolved, strict or original".to_owned()),
+                })?
+                .unwrap_or(DirectTo::Resolved),
+            idle_timeout: time("idle-timeout", &carry.idle_timeout, IDLE_TIMEOUT)?,
+            half_close_timeout: time(
+                "half-close-timeout",
+                &carry.half_close_timeout,
+                Duration::from_secs(600),
+            )?,
+            max_connections: r.parsed("max-connections", limits.max_connections.as_ref(), values::count)?,
+            drain_timeout: r
+                .parsed("drain-timeout", limits.drain_timeout.as_ref(), values::duration)?
+                .unwrap_or(Duration::from_secs(30)),
+            workers: r.parsed("workers", limits.workers.as_ref(), values::count)?,
+            log_format: read_log_format(cli, &r)?,
+        })
+    }
+}
+
+/// The log format alone, which is needed before anything can be logged.
+///
+/// # Errors
+/// It is neither text nor json.
+pub fn log_format(cli: &Cli, outside: &dyn Outside) -> Result<LogFormat, SettingsError> {
+    read_log_format(cli, &Reader(outside))
+}
+
+fn read_log_format(cli: &Cli, r: &Reader<'_>) -> Result<LogFormat, SettingsError> {
+    let format = r.parsed("log-format", cli.limits.log_format.as_ref(), |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("write text or json".to_owned()),
+    })?;
+    Ok(format.unwrap_or(LogFormat::Text))
+}
+
+fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsError> {
+    let mut listen = Vec::new();
+    for given in r.all("listen", &cli.capture.listen) {
+        for one in given.text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+            let addr = one.parse().map_err(|_| {
+                given.wrong("write ADDR:PORT with an IP address, such as 127.0.0.1:8443 or [::]:8443")
+            })?;
+            if !listen.contains(&addr) {
+                listen.push(addr);
+            }
+        }
+    }
+    let port = r.one("local-port", cli.capture.local_port.as_ref());
+    if let Some(port) = port.as_ref().filter(|port| port.typed && !listen.is_empty()) {
+        return Err(port.wrong("--listen is given too: put the port there, and leave --local-port out"));
+    }
+    if listen.is_empty() {
+        let port = port.map(|p| values::port(&p.text).map_err(|why| p.wrong(why))).transpose()?;
+        listen.push((Ipv6Addr::UNSPECIFIED, port.unwrap_or(8443)).into());
+    }
+    Ok(listen)
+}
+
+fn read_sniff(cli: &Cli, r: &Reader<'_>) -> Result<Option<SniffLimits>, SettingsError> {
+    let timeout = r.parsed("sniff-timeout", cli.sniff.sniff_timeout.as_ref(), values::sniff_timeout)?;
+    let max_bytes = r.parsed("sniff-max-bytes", cli.sniff.sniff_max_bytes.as_ref(), values::byte_budget)?;
+    let limits = |timeout| SniffLimits { timeout, max_bytes: max_bytes.flatten().unwrap_or(SNIFF_MAX_BYTES) };
+    Ok(match timeout {
+        None | Some(values::SniffTimeout::Default) => Some(limits(SNIFF_TIMEOUT)),
+        Some(values::SniffTimeout::After(timeout)) => Some(limits(timeout)),
+        Some(values::SniffTimeout::Off) => None,
+    })
+}
+
+fn read_upstream(cli: &Cli, r: &Reader<'_>) -> Result<Option<Upstream>, SettingsError> {
+    let url = r.one("upstream-proxy", cli.carry.upstream_proxy.as_ref());
+    let file = r.one("upstream-credentials", cli.carry.upstream_credentials.as_ref());
+    let Some(url) = url else {
+        return match file {
+            Some(file) => Err(file.wrong("there is no upstream to use it for: give --upstream-proxy too")),
+            None => Ok(None),
+        };
+    };
+    let mut upstream = Upstream::parse(&url.text).map_err(|why| url.wrong_unseen(why))?;
+    if let Some(file) = file {
+        if upstream.auth.is_some() {
+            return Err(
+                file.wrong("--upstream-proxy has credentials already: leave them out of one of the two")
+            );
+        }
+        let path = Path::new(&file.text);
+        let mode = r.0.mode(path).map_err(|err| file.wrong(err))?;
+        if mode & 0o007 != 0 {
+            return Err(file.wrong(format!("it is open to everyone on this machine: chmod o= {}", file.text)));
+        }
+        let text = r.0.read(path).map_err(|err| file.wrong(err))?;
+        upstream.auth = Some(upstream::credentials(&text).map_err(|why| file.wrong(why))?);
+    }
+    Ok(Some(upstream))
+}
+
+fn read_policy(cli: &Cli, r: &Reader<'_>, upstream: bool) -> Result<Policy, SettingsError> {
+    let direct = read_patterns(&r.all("direct", &cli.policy.direct))?;
+    let mut lists = r.all("allow", &cli.policy.allow);
+    // ALLOWED_HOSTS is proxy-please's name. Set but empty, it denies everything, there as here.
+    let allowed_hosts = r.0.var("ALLOWED_HOSTS");
+    let files = r.all("allow-file", &cli.policy.allow_file);
+    let whitelisted = !lists.is_empty()
+        || !files.is_empty()
+        || allowed_hosts.is_some()
+        || r.0.var(&env_name("allow")).is_some();
+    if let Some(text) = allowed_hosts {
+        lists.push(Given { text, source: "ALLOWED_HOSTS".to_owned(), typed: false });
+    }
+    let mut allow = read_patterns(&lists)?;
+    for file in files {
+        let text = r.0.read(Path::new(&file.text)).map_err(|err| file.wrong(err))?;
+        let patterns = parse_file(&text, &file.text)
+            .map_err(|err| SettingsError { message: err.to_string(), typed: false })?;
+        allow.extend(patterns);
+    }
+    let default = r.parsed("default", cli.policy.default.as_ref(), |text| match text {
+        "allow" => Ok(DefaultAction::Allow),
+        "deny" => Ok(DefaultAction::Deny),
+        _ => Err("write allow or deny".to_owned()),
+    })?;
+    Ok(Policy::new(Spec {
+        allow: whitelisted.then_some(allow),
+        direct,
+        default: default.unwrap_or(if whitelisted { DefaultAction::Deny } else { DefaultAction::Allow }),
+        upstream,
+    }))
+}
+
+fn read_patterns(lists: &[Given]) -> Result<Vec<Pattern>, SettingsError> {
+    let mut patterns = Vec::new();
+    for list in lists {
+        let read = parse_list(&list.text, &list.source)
+            .map_err(|err| SettingsError { message: err.to_string(), typed: list.typed })?;
+        patterns.extend(read);
+    }
+    Ok(patterns)
+}
+
+#[cfg(test)]
+mod tests;

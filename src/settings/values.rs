@@ -1,0 +1,172 @@
+//! Single values as people write them.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// What `--sniff-timeout` can mean; HandyProxy's values keep their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SniffTimeout {
+    Default,
+    Off,
+    After(Duration),
+}
+
+pub(super) fn sniff_timeout(text: &str) -> Result<SniffTimeout, String> {
+    let text = text.trim();
+    if text == "off" {
+        return Ok(SniffTimeout::Off);
+    }
+    if let Some(rest) = text.strip_prefix('-') {
+        // Go's own default is a bare -1 (nanosecond).
+        return if rest.bytes().all(|b| b.is_ascii_digit()) && !rest.is_empty() {
+            Ok(SniffTimeout::Off)
+        } else {
+            duration(rest).map(|_| SniffTimeout::Off)
+        };
+    }
+    Ok(match duration(text)? {
+        Duration::ZERO => SniffTimeout::Default,
+        timeout => SniffTimeout::After(timeout),
+    })
+}
+
+/// A duration as humantime reads it (`2h 4m`, `1500ms`), a plain 0, or with a fraction as Go does (`1.5s`).
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text)
+        .ok()
+        .or_else(|| with_fraction(text))
+        .ok_or_else(|| "write a duration with its unit, such as 30s, 1500ms or 2h 4m".to_owned())
+}
+
+/// Longer than this is as good as never, and keeps every deadline within what the clock can add.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be more than nothing, such as 30s".to_owned()),
+        time => Ok(time.min(LONGEST)),
+    }
+}
+
+/// `1.5s`, `0.25h`, `1h0.5m`: Go's time.ParseDuration.
+fn with_fraction(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at_checked(unit_at)?;
+        let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at_checked(unit_end)?;
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    match text.trim().parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("write a port from 1 to 65535".to_owned()),
+    }
+}
+
+/// `21,22,25`; `none` for no port at all.
+pub(super) fn ports(text: &str) -> Result<Vec<u16>, String> {
+    if text.trim() == "none" {
+        return Ok(Vec::new());
+    }
+    text.split(',')
+        .filter(|one| !one.trim().is_empty())
+        .map(|one| {
+            port(one).map_err(|_| {
+                format!(
+                    "{:?} is not a port: write ports from 1 to 65535 with commas between, or none",
+                    one.trim()
+                )
+            })
+        })
+        .collect()
+}
+
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.trim().parse().map_err(|_| "write a whole number, 1 or more".to_owned())
+}
+
+/// The sniff looks at everything again whenever more arrives: a larger budget would let one slow client cost too much.
+pub(super) const LARGEST_BUDGET: i64 = 65536;
+const SMALLEST_BUDGET: i64 = 64;
+
+/// None for the default, as in HandyProxy: zero or less.
+pub(super) fn byte_budget(text: &str) -> Result<Option<usize>, String> {
+    let wanted = || {
+        format!("write a number of bytes from {SMALLEST_BUDGET} to {LARGEST_BUDGET}, or 0 for the default")
+    };
+    match text.trim().parse::<i64>() {
+        Ok(n) if n <= 0 => Ok(None),
+        Ok(n @ SMALLEST_BUDGET..=LARGEST_BUDGET) => usize::try_from(n).map(Some).map_err(|_| wanted()),
+        _ => Err(wanted()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("2h 4m", 7_440_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1500),
+            ("1h0.5m", 3_630_000),
+            ("0", 0),
+            ("250ms", 250),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "30", "s", "1.5", "abc", "-1s", "1..5s", "1e9s", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(positive_duration("0").is_err());
+        assert_eq!(positive_duration("1000y"), Ok(LONGEST));
+    }
+
+    #[test]
+    fn sniff_timeouts_of_handyproxy() {
+        for text in ["off", "-1s", "-1ns", "-1", "-1.5h"] {
+            assert_eq!(sniff_timeout(text), Ok(SniffTimeout::Off), "{text}");
+        }
+        assert_eq!(sniff_timeout("0"), Ok(SniffTimeout::Default));
+        assert_eq!(sniff_timeout("0s"), Ok(SniffTimeout::Default));
+        assert_eq!(sniff_timeout("2s"), Ok(SniffTimeout::After(Duration::from_secs(2))));
+        for text in ["-", "-x", "soon", ""] {
+            assert!(sniff_timeout(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(ports("21, 22,25"), Ok(vec![21, 22, 25]));
+        assert_eq!(ports("none"), Ok(vec![]));
+        assert!(ports("21,x").is_err() && ports("0").is_err() && ports("65536").is_err());
+        assert_eq!(byte_budget("-1"), Ok(None));
+        assert_eq!(byte_budget("16384"), Ok(Some(16384)));
+        assert!(byte_budget("1000000000").is_err() && byte_budget("3").is_err());
+        assert!(count("0").is_err() && count("-1").is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! The few system calls that neither std, tokio nor socket2 has. The only unsafe code of the crate.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a listener with the runtime, to be told when connections wait. To be called within a runtime.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub(crate) fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    // SAFETY: a TcpListener owns its descriptor, which is open for as long as the listener lives and never another one,
+    // and the AsyncFd owns the listener.
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
+}
+
+/// Accepts one connection, non-blocking and close-on-exec in the same call (accept4(2)).
+///
+/// # Errors
+/// Those of accept(2); `WouldBlock` if none is waiting.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
+    let mut addr = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets of an address to `addr`, which is that large and all zeroes
+    // before, and returns a descriptor that nobody else owns, or -1.
+    let fd = unsafe {
+        let fd = libc::accept4(
+            listener.as_raw_fd(),
+            addr.as_mut_ptr().cast(),
+            &raw mut len,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        );
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: a sockaddr_storage is valid for every bit pattern, and was zeroed before the kernel wrote to it.
+    let addr = unsafe { addr.assume_init() };
+    Ok((fd, socket_addr(&addr)?))
+}
+
+fn socket_addr(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
+    match libc::c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the kernel wrote a sockaddr_in, and sockaddr_storage is larger and at
+            // least as strictly aligned (POSIX, sys/socket.h).
+            let v4 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Ok(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, for sockaddr_in6.
+            let v6 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Ok(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), v6.sin6_flowinfo, v6.sin6_scope_id).into())
+        }
+        family => Err(io::Error::other(format!("address family {family} from accept"))),
+    }
+}
+
+/// Octets written to a TCP socket that the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut octets: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int through the pointer, which is one.
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(octets).unwrap_or(0))
+}
+
+/// Raises the soft limit of open descriptors to the hard one and returns it (getrlimit(2)).
+///
+/// # Errors
+/// Those of getrlimit(2) and setrlimit(2).
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit through the pointer, setrlimit reads one.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpStream;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn accept_tells_the_peer_and_does_not_block() {
+        for bind in ["127.0.0.1:0", "[::]:0"] {
+            let listener = TcpListener::bind(bind).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            assert_eq!(accept(listener.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let port = listener.local_addr().unwrap().port();
+            let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (fd, peer) = accept(listener.as_fd()).unwrap();
+            assert_eq!(crate::addr::unmapped(peer), client.local_addr().unwrap());
+            let err = io::Read::read(&mut TcpStream::from(fd), &mut [0]).unwrap_err();
+            assert_eq!(err.kind(), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn unacknowledged_counts_what_the_peer_has_no_room_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(unacknowledged(client.as_fd()).unwrap(), 0);
+        client.set_nonblocking(true).unwrap();
+        while client.write(&[0; 1 << 16]).is_ok() {}
+        assert!(unacknowledged(client.as_fd()).unwrap() > 0);
+    }
+}
