@@ -12,6 +12,7 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod chain_test;
 mod lab_test;
 mod support;
 mod support_test;

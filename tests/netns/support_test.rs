@@ -79,7 +79,7 @@ fn cntlm_answers_squids_ntlm() {
     let refused = lab.curl(&["-px", &squid.url(), "https://www.example.com/"]);
     assert!(refused.err.contains("response 407"), "{refused:?}");
     for dialect in ["NTLM", "NTLM2SR"] {
-        let cntlm = lab.cntlm(dialect, &squid);
+        let cntlm = lab.cntlm(dialect, &squid.at());
         for name in ["www.example.com", "v4.example.com", "v6.example.com"] {
             let said = lab.curl(&["-px", &cntlm.url(), &format!("https://{name}/")]);
             assert!(said.ok(), "{dialect} {name}: {said:?}");
