@@ -2,7 +2,6 @@
 //! nftables and iptables as shipped, IPv4 and IPv6.
 
 use crate::support::lab::CORP_V6;
-use crate::support::peers::Peer;
 use crate::support::{Daemon, Lab};
 
 /// Asks for the web by both families, both schemes, and says what has to be true of each record.
