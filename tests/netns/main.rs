@@ -12,7 +12,9 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
-mod chain_test;
-mod lab_test;
+mod chain;
+mod demo;
+mod live;
+mod relay;
 mod support;
 mod support_test;

@@ -2,6 +2,7 @@
 //! nftables and iptables as shipped, IPv4 and IPv6.
 
 use crate::support::lab::CORP_V6;
+use crate::support::wait::until;
 use crate::support::{Daemon, Lab};
 
 /// Asks for the web by both families, both schemes, and says what has to be true of each record.
@@ -113,4 +114,24 @@ fn through_a_local_cntlm() {
             daemon.log()
         );
     }
+}
+
+/// The same without the exclusion. Every connection of cNTLM's comes back to wayleave, which hands it to cNTLM again: that ends
+/// soon and by itself, the record says what to do, and nothing goes on afterwards.
+#[test]
+fn a_local_cntlm_that_is_not_excluded_ends_as_a_loop() {
+    let lab = Lab::host();
+    lab.load_rules_with(&[("web_ports", "{ 80, 443, 3130 }")]);
+    let _squid = lab.squid_ntlm();
+    let cntlm = lab.cntlm("NTLM", "198.51.100.30:3130");
+    let daemon = lab.daemon(&["--upstream-proxy", &cntlm.url()]);
+    let said = lab.curl(&["https://www.example.com/"]);
+    assert!(matches!(said.code, Some(35 | 56)), "{said:?}");
+    let record = daemon.record(|r| r["end"] == "loop");
+    assert!(record["detail"].as_str().unwrap().contains("exclude its user"), "{record}");
+    // With the last connection gone nothing is left that could begin another.
+    until("the last connection's end", || (lab.router_side().count("01") == 0).then_some(()));
+    // cNTLM tries each refused one again, so one request makes about a hundred and thirty.
+    assert!(daemon.records().len() < 1000, "{} connections of one request", daemon.records().len());
+    assert!(daemon.is_running());
 }
