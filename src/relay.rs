@@ -9,7 +9,7 @@ use bytes::Bytes;
 use half::Finish;
 use std::os::fd::AsFd;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -50,10 +50,12 @@ impl Meters {
     }
 }
 
-/// When something was last moved, in either direction.
+/// What both directions share: when something was last moved, and whether one side is gone.
 struct Clock<'a> {
     started: Instant,
     moved_at: AtomicU64,
+    /// One side no longer takes what it is sent: it was reset, though reading it may only show an end of data.
+    broken: AtomicBool,
     meters: &'a Meters,
 }
 
@@ -101,7 +103,7 @@ pub async fn run(
     started: Instant,
     meters: &Meters,
 ) -> End {
-    let clock = Clock { started, moved_at: AtomicU64::new(0), meters };
+    let clock = Clock { started, moved_at: AtomicU64::new(0), broken: AtomicBool::new(false), meters };
     clock.touch();
     let up = half::run(client, far, first.up, Side::Upstream, &clock);
     let down = half::run(far, client, first.down, Side::Client, &clock);

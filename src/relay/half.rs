@@ -7,6 +7,7 @@ use socket2::SockRef;
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -73,6 +74,9 @@ pub(super) async fn run(
                     return Finish::SourceGone;
                 }
             }
+            // The source was reset, and the other direction, which writes to it, was told so in its stead. To pass on an
+            // end of data would make what came so far look complete.
+            Step::Finished if clock.broken.load(Ordering::Relaxed) => return Finish::SourceGone,
             Step::Finished => {
                 clock.touch();
                 return match SockRef::from(dst).shutdown(Shutdown::Write) {
