@@ -12,6 +12,8 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod chain;
+mod demo;
 mod live;
 mod relay;
 mod support;
