@@ -155,10 +155,8 @@ impl<'a> Ways<'a> {
                 if self.up.poll(cx).is_ready() || self.down.poll(cx).is_ready() {
                     return Poll::Ready(Event::Finished);
                 }
-                if let Some((_, gone)) = &mut finished {
-                    if gone.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(Event::Gone);
-                    }
+                if finished.as_mut().is_some_and(|(_, gone)| gone.as_mut().poll(cx).is_ready()) {
+                    return Poll::Ready(Event::Gone);
                 }
                 timer.as_mut().poll(cx).map(|()| Event::Timer)
             })
