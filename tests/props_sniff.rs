@@ -181,6 +181,17 @@ fn post_quantum_hellos_of_every_size() {
 }
 
 #[test]
+fn a_hello_as_large_as_the_budget() {
+    let budget = 8192;
+    let (at, over) =
+        (Message::browser("example.com", budget - 5), Message::browser("example.com", budget - 4));
+    let (at, over) = (at.in_one_record(), over.in_one_record());
+    assert_eq!((at.len(), over.len()), (budget, budget + 1));
+    assert!(matches!(inspect(&at), Progress::Done(Sniffed { host: Ok(_), .. })));
+    assert_eq!(inspect(&over[..budget]), Progress::NeedMore(Protocol::Tls));
+}
+
+#[test]
 fn a_length_that_is_off_by_one_leaves_no_name() {
     let extensions = [
         Extension::Other(0x2a2a, vec![]),
