@@ -12,7 +12,14 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod credentials;
+mod faults;
+mod leaving;
 mod live;
+mod names;
+mod pages;
 mod relay;
+mod replies;
 mod support;
 mod support_test;
+mod upstream;
