@@ -88,8 +88,12 @@ pub struct PolicyArgs {
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Carrying")]
 pub struct CarryArgs {
-    /// HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]
-    #[arg(long, value_name = "URL")]
+    /// HTTP proxy to CONNECT through, see the manual for the forms of its URL
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]"
+    )]
     pub upstream_proxy: Option<String>,
     /// File with user:password for the upstream
     #[arg(long, value_name = "FILE")]

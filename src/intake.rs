@@ -3,6 +3,7 @@
 use crate::sniff::{NoHost, Progress, Protocol, Sniffed, inspect};
 use bytes::BytesMut;
 use std::io;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +20,11 @@ pub struct Intake {
 /// Room for a post-quantum ClientHello, which is what most connections begin with.
 const FIRST_READ: usize = 2048;
 
+/// Looking at everything anew whenever more comes is cheap, unless a client sends its head octet by octet. After this
+/// many looks the rest is given a moment to add up before each further one.
+const QUICK_LOOKS: u32 = 32;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Reads until [`inspect`] is sure, until `deadline`, or until `max_bytes` are there. Neither a timeout nor the end of
 /// the client's side is an error: what came so far is still carried.
 ///
@@ -27,10 +33,15 @@ const FIRST_READ: usize = 2048;
 pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) -> io::Result<Intake> {
     let mut first = BytesMut::new();
     let mut looks_like = Protocol::Unknown;
+    let mut looks: u32 = 0;
     let why = loop {
         if first.len() >= max_bytes {
             break NoHost::OverBudget;
         }
+        if looks >= QUICK_LOOKS {
+            let _ = timeout_at(deadline, tokio::time::sleep(PAUSE)).await;
+        }
+        looks = looks.saturating_add(1);
         // Grows with what comes, never with what a length field announces.
         let room = max_bytes.saturating_sub(first.len());
         first.reserve(room.min(FIRST_READ.max(first.len())));
@@ -46,5 +57,7 @@ pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) 
             },
         }
     };
-    Ok(Intake { sniffed: Sniffed::none(looks_like, why), first })
+    // An answer of ours to a HEAD has no body, even if the head never ended.
+    let head_request = first.starts_with(b"HEAD ");
+    Ok(Intake { sniffed: Sniffed { head_request, ..Sniffed::none(looks_like, why) }, first })
 }

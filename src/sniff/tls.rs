@@ -97,9 +97,6 @@ fn client_hello(mut bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, NoHost> {
                 return Ok(Some(message));
             }
         }
-        if missing > 0 {
-            break;
-        }
         bytes = rest;
     }
     Ok(None)

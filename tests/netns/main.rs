@@ -12,7 +12,9 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod chain;
 mod credentials;
+mod demo;
 mod faults;
 mod leaving;
 mod live;

@@ -97,6 +97,7 @@ fn no_host() {
         ("a port that is none", "Host: example.com:http\r\n", octet),
         ("a port with a sign", "Host: example.com:+80\r\n", octet),
         ("a port out of range", "Host: example.com:65536\r\n", octet),
+        ("a port far out of range", "Host: example.com:99999\r\n", octet),
         ("two ports", "Host: example.com:80:80\r\n", octet),
         ("only a port", "Host: :80\r\n", Invalid(HostError::Empty)),
         ("a dot", "Host: .\r\n", Invalid(HostError::Empty)),
