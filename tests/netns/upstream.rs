@@ -219,7 +219,7 @@ fn ntlm_by_way_of_cntlm(lab: &Lab) {
     let squid = lab.squid_ntlm();
     load_rules(lab, "{ 80, 443 }");
     for dialect in ["NTLM", "NTLM2SR"] {
-        let cntlm = lab.cntlm(dialect, &squid);
+        let cntlm = lab.cntlm(dialect, &squid.at());
         let daemon = lab.daemon(&["--upstream-proxy", &cntlm.url()]);
         for (family, web) in [("-4", WEB_V4), ("-6", WEB_V6)] {
             let name = if dialect == "NTLM" { "www.example.com" } else { "api.example.com" };
