@@ -13,8 +13,15 @@
 #![allow(dead_code)]
 
 mod chain;
+mod credentials;
 mod demo;
+mod faults;
+mod leaving;
 mod live;
+mod names;
+mod pages;
 mod relay;
+mod replies;
 mod support;
 mod support_test;
+mod upstream;

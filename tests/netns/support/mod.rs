@@ -17,11 +17,13 @@
 pub mod bytes;
 pub mod client;
 pub mod daemon;
+pub mod http;
 pub mod lab;
 pub mod namespace;
 pub mod peers;
 pub mod process;
 pub mod rules;
+pub mod scripted;
 pub mod server;
 pub mod tools;
 pub mod wait;
