@@ -12,5 +12,6 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod capture;
 mod support;
 mod support_test;
