@@ -1,6 +1,7 @@
 //! The daemon: reads what was asked for, starts the workers, waits for signals.
 
-use std::io;
+use clap::CommandFactory;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,13 @@ fn main() -> ExitCode {
         }
     };
     if let Some(shell) = cli.completions {
-        let mut command = <Cli as clap::CommandFactory>::command();
-        clap_complete::generate(shell, &mut command, "wayleave", &mut io::stdout());
-        return ExitCode::SUCCESS;
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "wayleave", &mut script);
+        return if io::stdout().write_all(&script).is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(FAILED)
+        };
     }
     let settings = match Settings::read(&cli, &Process) {
         Ok(settings) => settings,

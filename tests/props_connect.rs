@@ -114,7 +114,8 @@ proptest! {
                 prop_assert_eq!(got, status);
                 prop_assert!(status >= 300);
                 prop_assert_eq!(end, head.len());
-                prop_assert!(bytes[start..].starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
+                let line = format!("HTTP/1.1 {status} ");
+                prop_assert!(bytes[start..].starts_with(line.as_bytes()));
             }
             other => prop_assert!(false, "{:?}", other),
         }

@@ -119,6 +119,9 @@ fn the_upstreams_status_is_told() {
         "wayleave; error=http_request_error; received-status=407; \
          details=\"[2001:db8::1]:80: the upstream wants a password\""
     );
+    // Also where the details do not come through a page.
+    let status = ProxyStatus { error: None, received_status: Some(403), details: "a\r\nb\u{fc}" };
+    assert_eq!(status.to_string(), "wayleave; received-status=403; details=\"a??b?\"");
     assert_eq!(ProxyStatus { error: None, received_status: None, details: "" }.to_string(), "wayleave");
 }
 

@@ -116,10 +116,7 @@ fn tag(kind: HostKind, port: Option<NonZeroU16>) -> u32 {
 fn matching(tags: &[u32], kind: HostKind, port: u16) -> Option<Option<NonZeroU16>> {
     let has = |port| tags.binary_search(&tag(kind, port)).is_ok();
     let port = NonZeroU16::new(port);
-    if port.is_some() && has(port) {
-        return Some(port);
-    }
-    has(None).then_some(None)
+    if has(port) { Some(port) } else { has(None).then_some(None) }
 }
 
 /// A hash table from a name or a network to the tags of its rules. Nearly every key has one rule, which is kept in
@@ -198,7 +195,7 @@ pub(super) mod probes {
     thread_local!(static PROBES: Cell<usize> = const { Cell::new(0) });
 
     pub(super) fn count() {
-        PROBES.set(PROBES.get() + 1);
+        PROBES.set(PROBES.get().saturating_add(1));
     }
 
     pub(in crate::policy) fn take() -> usize {

@@ -1,1 +1,228 @@
+use super::*;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
 
+#[derive(Default)]
+struct Fake {
+    vars: HashMap<&'static str, &'static str>,
+    files: HashMap<&'static str, &'static str>,
+    mode: u32,
+}
+
+impl Outside for Fake {
+    fn var(&self, name: &str) -> Option<String> {
+        self.vars.get(name).map(|text| (*text).to_owned())
+    }
+
+    fn read(&self, path: &Path) -> io::Result<String> {
+        let file = self.files.get(path.to_str().unwrap());
+        file.map(|text| (*text).to_owned()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    fn mode(&self, path: &Path) -> io::Result<u32> {
+        self.read(path).map(|_| self.mode)
+    }
+}
+
+fn cli(args: &str) -> Cli {
+    let args = args.split_ascii_whitespace().map(OsString::from);
+    Cli::read(std::iter::once("wayleave".into()).chain(args)).unwrap()
+}
+
+fn read(args: &str) -> Result<Settings, SettingsError> {
+    Settings::read(&cli(args), &Fake::default())
+}
+
+fn with_env(args: &str, vars: &[(&'static str, &'static str)]) -> Result<Settings, SettingsError> {
+    let vars = vars.iter().copied().collect();
+    Settings::read(&cli(args), &Fake { vars, ..Fake::default() })
+}
+
+/// How the policy reads at start says what became of the lists.
+fn policy(settings: Result<Settings, SettingsError>) -> String {
+    settings.unwrap().policy.to_string()
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let s = read("").unwrap();
+    assert_eq!(s.listen, ["[::]:8443".parse().unwrap()]);
+    assert!(s.upstream.is_none() && s.max_connections.is_none());
+    assert_eq!(s.dial_timeout, Duration::from_secs(30));
+    assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(1), max_bytes: 8192 }));
+    assert_eq!(s.no_sniff_ports, [21, 22, 25, 110, 143, 587, 3306]);
+    assert_eq!(s.direct_to, DirectTo::Resolved);
+    assert_eq!(s.idle_timeout, Duration::from_secs(7440));
+    assert_eq!(s.half_close_timeout, Duration::from_secs(600));
+    assert_eq!(s.drain_timeout, Duration::from_secs(30));
+    assert_eq!(s.log_format, LogFormat::Text);
+    assert_eq!(s.policy.to_string(), "default allow, no whitelist, 0 direct");
+}
+
+#[test]
+fn a_flag_beats_the_environment() {
+    let vars = [("WAYLEAVE_LOCAL_PORT", "1234"), ("WAYLEAVE_DIAL_TIMEOUT", "5s")];
+    let s = with_env("--local-port 4321", &vars).unwrap();
+    assert_eq!(s.listen, ["[::]:4321".parse().unwrap()]);
+    assert_eq!(s.dial_timeout, Duration::from_secs(5));
+    // Compose files set what they do not use to nothing.
+    assert_eq!(with_env("", &[("WAYLEAVE_LOCAL_PORT", "")]).unwrap().listen, ["[::]:8443".parse().unwrap()]);
+}
+
+#[test]
+fn every_flag_has_an_environment_variable() {
+    let vars = [
+        ("WAYLEAVE_LISTEN", "127.0.0.1:1000,[::1]:1000"),
+        ("WAYLEAVE_UPSTREAM_PROXY", "proxy"),
+        ("WAYLEAVE_SNIFF_TIMEOUT", "2s"),
+        ("WAYLEAVE_SNIFF_MAX_BYTES", "4096"),
+        ("WAYLEAVE_NO_SNIFF_PORTS", "none"),
+        ("WAYLEAVE_ALLOW", "a.example"),
+        ("WAYLEAVE_DEFAULT", "allow"),
+        ("WAYLEAVE_DIRECT", "10.0.0.0/8"),
+        ("WAYLEAVE_DIRECT_TO", "strict"),
+        ("WAYLEAVE_IDLE_TIMEOUT", "3s"),
+        ("WAYLEAVE_HALF_CLOSE_TIMEOUT", "4s"),
+        ("WAYLEAVE_MAX_CONNECTIONS", "7"),
+        ("WAYLEAVE_DRAIN_TIMEOUT", "0"),
+        ("WAYLEAVE_WORKERS", "3"),
+        ("WAYLEAVE_LOG_FORMAT", "json"),
+    ];
+    let s = with_env("", &vars).unwrap();
+    assert_eq!(s.listen.len(), 2);
+    assert_eq!(s.upstream.as_ref().map(ToString::to_string).as_deref(), Some("proxy:3128"));
+    assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(2), max_bytes: 4096 }));
+    assert!(s.no_sniff_ports.is_empty());
+    assert_eq!(s.policy.to_string(), "default allow, 1 patterns allowed, 1 direct");
+    assert_eq!(s.direct_to, DirectTo::Strict);
+    assert_eq!((s.idle_timeout, s.half_close_timeout), (Duration::from_secs(3), Duration::from_secs(4)));
+    assert_eq!(s.max_connections.map(NonZeroUsize::get), Some(7));
+    assert_eq!(s.drain_timeout, Duration::ZERO);
+    assert_eq!(s.workers.map(NonZeroUsize::get), Some(3));
+    assert_eq!(s.log_format, LogFormat::Json);
+}
+
+#[test]
+fn lists_are_united_and_a_whitelist_turns_the_default() {
+    let files = [("/hosts", "# names\nc.example\n\nd.example # the last\n")].into_iter().collect();
+    let vars = [("WAYLEAVE_ALLOW", "b.example"), ("ALLOWED_HOSTS", "e.example, f.example")];
+    let outside = Fake { vars: vars.into_iter().collect(), files, mode: 0 };
+    let s = Settings::read(&cli("--allow a.example --allow-file /hosts"), &outside);
+    assert_eq!(policy(s), "default deny, 6 patterns allowed, 0 direct");
+    assert_eq!(
+        policy(read("--allow a.example --default allow")),
+        "default allow, 1 patterns allowed, 0 direct"
+    );
+    assert_eq!(policy(read("--default deny")), "default deny, no whitelist, 0 direct");
+    assert_eq!(policy(read("--direct a.example")), "default allow, no whitelist, 1 direct");
+}
+
+#[test]
+fn an_empty_whitelist_is_one() {
+    assert_eq!(policy(with_env("", &[("ALLOWED_HOSTS", "")])), "default deny, 0 patterns allowed, 0 direct");
+    assert_eq!(policy(with_env("", &[("WAYLEAVE_ALLOW", "")])), "default deny, 0 patterns allowed, 0 direct");
+    assert_eq!(policy(read("--allow=")), "default deny, 0 patterns allowed, 0 direct");
+}
+
+#[test]
+fn sniffing_can_be_off() {
+    for args in ["--sniff-timeout off", "-sniff-timeout -1s", "-sniff-timeout=-1ns"] {
+        assert_eq!(read(args).unwrap().sniff, None, "{args}");
+    }
+    assert_eq!(read("--sniff-timeout 0 --sniff-max-bytes -5").unwrap().sniff, read("").unwrap().sniff);
+}
+
+#[test]
+fn upstreams() {
+    let name = |url: &str| read(&format!("--upstream-proxy {url}")).map(|s| s.upstream.unwrap().to_string());
+    for (url, shown) in [
+        ("proxy.corp", "proxy.corp:3128"),
+        ("http://Proxy.Corp:8080/", "proxy.corp:8080"),
+        ("localhost:3128", "localhost:3128"),
+        ("10.0.0.1", "10.0.0.1:3128"),
+        ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080"),
+        ("[2001:db8::1]", "[2001:db8::1]:3128"),
+        ("http://u:p@10.0.0.1:1", "10.0.0.1:1"),
+    ] {
+        assert_eq!(name(url).as_deref(), Ok(shown), "{url}");
+    }
+    for url in [
+        "https://p",
+        "socks5://p:1",
+        "p:0",
+        "p:99999",
+        "p:x",
+        "a..b",
+        "http://",
+        "u@p",
+        "p/path",
+        "1.2.3.4:0",
+    ] {
+        let err = name(url).unwrap_err();
+        assert_eq!(err.exit_code(), 2, "{url}");
+        assert!(err.to_string().contains("write"), "{url}: {err}");
+    }
+}
+
+#[test]
+fn credentials_are_read_and_never_shown() {
+    let auth = |args: &str, outside: &Fake| {
+        Settings::read(&cli(args), outside).map(|s| s.upstream.unwrap().auth.unwrap().value().to_owned())
+    };
+    let fake = |text, mode| Fake { files: [("/c", text)].into_iter().collect(), mode, ..Fake::default() };
+    // RFC 7617 section 2
+    let aladdin = Ok("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==".to_owned());
+    assert_eq!(auth("--upstream-proxy http://Aladdin:open%20sesame@p", &Fake::default()), aladdin);
+    let args = "--upstream-proxy p --upstream-credentials /c";
+    assert_eq!(auth(args, &fake("Aladdin:open sesame\n", 0o600)), aladdin);
+    assert_eq!(auth(args, &fake("Aladdin:open sesame", 0o440)), aladdin);
+    let open = auth(args, &fake("Aladdin:open sesame", 0o644)).unwrap_err().to_string();
+    assert!(open.contains("chmod o= /c"), "{open}");
+    for text in ["", "nocolon", "a:b\nc:d\n"] {
+        let err = auth(args, &fake(text, 0o600)).unwrap_err().to_string();
+        assert!(err.contains("user:password"), "{err}");
+    }
+    for args in [
+        "--upstream-proxy http://me:s3cret%@p",
+        "--upstream-proxy http://me:s3cret@p:port",
+        "--upstream-proxy ftp://me:s3cret@p",
+        "--upstream-proxy http://me:s3cret@p --upstream-credentials /c",
+    ] {
+        let err = auth(args, &fake("a:s3cret", 0o600)).unwrap_err().to_string();
+        assert!(!err.contains("s3cret"), "{err}");
+    }
+    let s = read("--upstream-proxy http://me:s3cret@p").unwrap();
+    assert!(!format!("{s:?}").contains("s3cret"));
+    assert!(read("--upstream-credentials /c").unwrap_err().to_string().contains("--upstream-proxy"));
+}
+
+#[test]
+fn what_makes_no_sense_names_its_source_and_the_remedy() {
+    for (args, part) in [
+        ("--local-port 0", "--local-port \"0\": write a port"),
+        ("--listen 8443", "write ADDR:PORT"),
+        ("--listen [::]:1 --local-port 2", "put the port there"),
+        ("--dial-timeout 0", "more than nothing"),
+        ("--dial-timeout 30", "with its unit"),
+        ("--no-sniff-ports ssh", "\"ssh\" is not a port"),
+        ("--default maybe", "allow or deny"),
+        ("--direct-to mars", "resolved, strict or original"),
+        ("--max-connections 0", "1 or more"),
+        ("--log-format xml", "text or json"),
+        ("--allow https://example.com/", "example.com"),
+    ] {
+        let err = read(args).unwrap_err();
+        assert!(err.to_string().contains(part), "{args}: {err}");
+        assert_eq!(err.exit_code(), 2, "{args}");
+    }
+    let err = with_env("", &[("WAYLEAVE_DIAL_TIMEOUT", "soon")]).unwrap_err();
+    assert!(err.to_string().starts_with("WAYLEAVE_DIAL_TIMEOUT \"soon\""), "{err}");
+    assert_eq!(err.exit_code(), 78);
+    let outside = Fake { files: [("/f", "ok.example\nb@d\n")].into_iter().collect(), ..Fake::default() };
+    let err = Settings::read(&cli("--allow-file /f"), &outside).unwrap_err();
+    assert!(err.to_string().contains("/f:2"), "{err}");
+    assert_eq!(err.exit_code(), 78);
+    let err = Settings::read(&cli("--allow-file /none"), &outside).unwrap_err();
+    assert!(err.to_string().contains("/none"), "{err}");
+}

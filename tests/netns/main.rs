@@ -13,5 +13,7 @@
 #![allow(dead_code)]
 
 mod capture;
+mod live;
+mod relay;
 mod support;
 mod support_test;

@@ -25,3 +25,9 @@ pub fn poll<T>(deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Opti
 pub fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     poll(PATIENCE, probe).unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain for {what}"))
 }
+
+/// The same for a condition that is there or not.
+#[track_caller]
+pub fn holds(what: &str, mut probe: impl FnMut() -> bool) {
+    until(what, || probe().then_some(()));
+}
