@@ -14,6 +14,7 @@
 
 mod capture;
 mod live;
+mod loops;
 mod relay;
 mod support;
 mod support_test;
