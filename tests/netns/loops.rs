@@ -164,7 +164,7 @@ fn a_local_cntlm_that_the_rules_exclude() {
 fn is_bounded(daemon: &Daemon, asked: usize) {
     comes_to_rest(daemon);
     let count = daemon.records().len();
-    assert!(count > asked && count <= 4 * MAX_REPEATS * asked, "{count} records");
+    assert!(count > asked && count <= 2 * MAX_REPEATS * asked, "{count} records");
     let seen = loops(daemon);
     assert!(!seen.is_empty());
     for record in seen {

@@ -14,7 +14,9 @@
 
 mod capture;
 mod live;
+mod forged;
 mod loops;
+mod policy;
 mod relay;
 mod support;
 mod support_test;
