@@ -162,7 +162,8 @@ fn an_address_decides_for_itself() {
     let lab = Lab::router();
     let web = Web::new(&lab);
     lab.load_rules();
-    for args in [&["--allow", "198.51.100.66,www.example.com"][..], &["--default", "deny", "--direct", EVIL], &[]]
+    for args in
+        [&["--allow", "198.51.100.66,www.example.com"][..], &["--default", "deny", "--direct", EVIL], &[]]
     {
         for mode in ["resolved", "strict", "original"] {
             let daemon = lab.daemon(&[args, &["--direct-to", mode]].concat());

@@ -12,11 +12,13 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod answers;
 mod capture;
-mod live;
 mod forged;
+mod live;
 mod loops;
 mod policy;
 mod relay;
+mod sniffing;
 mod support;
 mod support_test;

@@ -234,7 +234,9 @@ fn hup_reads_the_files_again() {
     says("the old connection was let through, and stays");
 
     // A broken file changes nothing, and is said with the place that is wrong.
-    for (broken, place) in [("www.example.com\nbad pattern\n", ":2:1:"), ("www.example.com\n\n a..b", ":3:2:")] {
+    for (broken, place) in
+        [("www.example.com\nbad pattern\n", ":2:1:"), ("www.example.com\n\n a..b", ":3:2:")]
+    {
         lab.file("allow", broken);
         let complaint = reload(&daemon, "the policy stays as it was");
         assert!(complaint.contains(&format!("{path}{place}")), "{complaint}");
