@@ -6,13 +6,15 @@ use crate::record::{Cause, End, Side};
 use crate::socket::gone;
 use crate::sys;
 use bytes::Bytes;
-use half::Finish;
+use half::{Finish, Half};
+use std::future::poll_fn;
 use std::os::fd::AsFd;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// What has to be passed on before anything that is read.
 #[derive(Debug, Default)]
@@ -30,6 +32,12 @@ pub struct Timeouts {
     pub idle: Duration,
     /// One direction finished, the other silent.
     pub half_close: Duration,
+}
+
+impl Timeouts {
+    fn half_closed(self) -> Duration {
+        self.half_close.min(self.idle)
+    }
 }
 
 /// What was moved. Kept outside the relay, so that it is right also when the relay is dropped in the middle.
@@ -50,10 +58,12 @@ impl Meters {
     }
 }
 
-/// When something was last moved, in either direction.
+/// What both directions share: when something was last moved, and whether one side is gone.
 struct Clock<'a> {
     started: Instant,
     moved_at: AtomicU64,
+    /// One side no longer takes what it is sent: it was reset, though reading it may only show an end of data.
+    broken: AtomicBool,
     meters: &'a Meters,
 }
 
@@ -62,17 +72,17 @@ impl Clock<'_> {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn moved(&self, to: Side, octets: usize) {
+    fn moved(&self, from: Side, octets: usize) {
         let now = self.micros();
         self.moved_at.store(now, Ordering::Relaxed);
-        let meter = match to {
-            Side::Client => {
+        let meter = match from {
+            Side::Upstream => {
                 if self.meters.first.load(Ordering::Relaxed) == 0 {
                     self.meters.first.store(now.saturating_add(1), Ordering::Relaxed);
                 }
                 &self.meters.down
             }
-            Side::Upstream | Side::Wayleave => &self.meters.up,
+            Side::Client | Side::Wayleave => &self.meters.up,
         };
         meter.fetch_add(octets.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -101,80 +111,104 @@ pub async fn run(
     started: Instant,
     meters: &Meters,
 ) -> End {
-    let clock = Clock { started, moved_at: AtomicU64::new(0), meters };
+    let clock = Clock { started, moved_at: AtomicU64::new(0), broken: AtomicBool::new(false), meters };
     clock.touch();
-    let up = half::run(client, far, first.up, Side::Upstream, &clock);
-    let down = half::run(far, client, first.down, Side::Client, &clock);
-    let end = both(
-        Way { half: up, src: client, from: Side::Client },
-        Way { half: down, src: far, from: Side::Upstream },
-        timeouts,
-        &clock,
-    )
-    .await;
+    let half = |src, dst, from, rest| Half { src, dst, from, clock: &clock, rest, finish: None };
+    let mut ways = Ways {
+        up: half(client, far, Side::Client, first.up),
+        down: half(far, client, Side::Upstream, first.down),
+        first_to_finish: None,
+    };
+    let end = ways.run(timeouts, &clock).await;
     if end.cause == Cause::Reset {
         deliver(if end.by == Side::Client { far } else { client }).await;
     }
     end
 }
 
-/// One direction, and the side that it reads.
-struct Way<'a, F> {
-    half: F,
-    src: &'a TcpStream,
-    from: Side,
+/// Both directions.
+struct Ways<'a> {
+    up: Half<'a>,
+    down: Half<'a>,
+    first_to_finish: Option<Side>,
 }
 
-async fn both<U, D>(up: Way<'_, U>, down: Way<'_, D>, timeouts: Timeouts, clock: &Clock<'_>) -> End
-where
-    U: Future<Output = Finish>,
-    D: Future<Output = Finish>,
-{
-    let (mut up_half, mut down_half) = (pin!(up.half), pin!(down.half));
-    let (mut up_done, mut down_done) = (None, None);
-    let mut first_to_finish = None;
-    let mut timer = pin!(tokio::time::sleep_until(clock.silent_until(timeouts.idle)));
-    loop {
-        let half_closed = up_done.is_some() || down_done.is_some();
-        tokio::select! {
-            biased;
-            finish = &mut up_half, if up_done.is_none() => {
-                up_done = Some(finish);
-                first_to_finish.get_or_insert(up.from);
-            }
-            finish = &mut down_half, if down_done.is_none() => {
-                down_done = Some(finish);
-                first_to_finish.get_or_insert(down.from);
-            }
-            // A side that has finished is still watched for a reset: nothing else would tell.
-            () = gone(up.src), if up_done == Some(Finish::Orderly) => return End::new(Cause::Reset, up.from),
-            () = gone(down.src), if down_done == Some(Finish::Orderly) => return End::new(Cause::Reset, down.from),
-            () = &mut timer => {
-                let (timeout, cause) = match half_closed {
-                    true => (timeouts.half_close.min(timeouts.idle), Cause::HalfCloseTimeout),
-                    false => (timeouts.idle, Cause::Idle),
-                };
-                let until = clock.silent_until(timeout);
-                if until <= Instant::now() {
-                    return End::new(cause, Side::Wayleave);
+/// Done when a side is reset.
+type Watch<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+enum Event {
+    /// A direction came to its end.
+    Finished,
+    /// A side that had finished before was reset.
+    Gone,
+    Timer,
+}
+
+impl<'a> Ways<'a> {
+    async fn run(&mut self, timeouts: Timeouts, clock: &Clock<'_>) -> End {
+        let mut timer = pin!(sleep_until(clock.silent_until(timeouts.idle)));
+        // A side that has finished is still watched for a reset: nothing else would tell. Few connections come to
+        // need this, so none has room for it.
+        let mut finished: Option<(Side, Watch<'_>)> = None;
+        loop {
+            let event = poll_fn(|cx| {
+                if self.up.poll(cx).is_ready() || self.down.poll(cx).is_ready() {
+                    return Poll::Ready(Event::Finished);
                 }
-                timer.as_mut().reset(until);
-                continue;
+                if finished.as_mut().is_some_and(|(_, gone)| gone.as_mut().poll(cx).is_ready()) {
+                    return Poll::Ready(Event::Gone);
+                }
+                timer.as_mut().poll(cx).map(|()| Event::Timer)
+            })
+            .await;
+            match (event, &finished) {
+                (Event::Gone, Some((side, _))) => return End::new(Cause::Reset, *side),
+                (Event::Gone, None) => {}
+                (Event::Finished, _) => {
+                    if let Some(end) = self.end() {
+                        return end;
+                    }
+                    timer.as_mut().reset(clock.silent_until(timeouts.half_closed()));
+                    finished = self.watched();
+                }
+                (Event::Timer, _) => {
+                    let (timeout, cause) = match self.is_half_closed() {
+                        true => (timeouts.half_closed(), Cause::HalfCloseTimeout),
+                        false => (timeouts.idle, Cause::Idle),
+                    };
+                    let until = clock.silent_until(timeout);
+                    if until <= Instant::now() {
+                        return End::new(cause, Side::Wayleave);
+                    }
+                    timer.as_mut().reset(until);
+                }
             }
         }
-        match (up_done, down_done) {
-            (Some(Finish::SourceGone), _) => return End::new(Cause::Reset, up.from),
-            (_, Some(Finish::SourceGone)) => return End::new(Cause::Reset, down.from),
-            // What the far side could not be sent, it reset; what it had sent before that has been read to its end.
-            (Some(Finish::SinkGone), Some(_)) => return End::new(Cause::Reset, down.from),
-            (Some(_), Some(Finish::SinkGone)) => return End::new(Cause::Reset, up.from),
-            (Some(Finish::Orderly), Some(Finish::Orderly)) => {
-                return End::new(Cause::Closed, first_to_finish.unwrap_or(Side::Wayleave));
-            }
-            (Some(_), None) | (None, Some(_)) => {
-                timer.as_mut().reset(clock.silent_until(timeouts.half_close.min(timeouts.idle)));
-            }
-            (None, None) => {}
+    }
+
+    const fn is_half_closed(&self) -> bool {
+        self.up.finish.is_some() || self.down.finish.is_some()
+    }
+
+    /// The side that has finished in order while the other goes on.
+    fn watched(&self) -> Option<(Side, Watch<'a>)> {
+        let half = [&self.up, &self.down].into_iter().find(|half| half.finish == Some(Finish::Orderly))?;
+        Some((half.from, Box::pin(gone(half.src))))
+    }
+
+    /// How it ended, if it did.
+    fn end(&mut self) -> Option<End> {
+        let (up, down) = (self.up.finish, self.down.finish);
+        let first = if up.is_some() { Side::Client } else { Side::Upstream };
+        let first = *self.first_to_finish.get_or_insert(first);
+        match (up, down) {
+            (Some(Finish::SourceGone), _) => Some(End::new(Cause::Reset, Side::Client)),
+            (_, Some(Finish::SourceGone)) => Some(End::new(Cause::Reset, Side::Upstream)),
+            // What a side could not be sent, it reset; what it had sent before that has been read to its end.
+            (Some(Finish::SinkGone), Some(_)) => Some(End::new(Cause::Reset, Side::Upstream)),
+            (Some(_), Some(Finish::SinkGone)) => Some(End::new(Cause::Reset, Side::Client)),
+            (Some(Finish::Orderly), Some(Finish::Orderly)) => Some(End::new(Cause::Closed, first)),
+            (Some(_), None) | (None, _) => None,
         }
     }
 }

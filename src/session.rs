@@ -88,7 +88,7 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
     let decision = ctx.policy.load().decide(&query);
     report.decided(decision);
     if decision.is_denied() {
-        return refuse::denied(client, &sniffed, dst).await;
+        return Box::pin(refuse::denied(client, &sniffed, dst)).await;
     }
     let _repeat = if ctx.dialler.may_be_upstreams_own(&decision, peer) {
         match loops.repeat(dst.get(), &first) {
@@ -99,15 +99,16 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
         None
     };
 
-    // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
+    // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket. Boxed, like the
+    // refusals: what a connection no longer needs once it is relayed is not to be a part of it then.
     let dialled = tokio::select! {
         biased;
-        dialled = dial(ctx, &query, decision, sniffed.protocol, report) => dialled,
+        dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = gone(&client) => return End::new(Cause::ClientGone, Side::Client),
     };
     let far = match dialled {
         Ok(far) => far,
-        Err(err) => return refuse::not_carried(client, &sniffed, dst, err).await,
+        Err(err) => return Box::pin(refuse::not_carried(client, &sniffed, dst, err)).await,
     };
     report.dialled(far.addr);
 
@@ -159,5 +160,24 @@ async fn dial<'c>(
         (Action::Forward { route: Route::Direct, .. }, ..) => ctx.dialler.original(query.dst, deadline).await,
         // The policy knows whether there is an upstream, and denied connections do not come here: neither is reached.
         (Action::Forward { route: Route::Tunnel, .. } | Action::Deny, ..) => Err(DialError::NoAddress),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection costs while it is open, besides its sockets: this and the [`Record`](crate::record::Record),
+    /// nothing else. It must not grow unnoticed.
+    #[test]
+    fn a_connection_stays_small() {
+        let bytes = size(run);
+        assert!(bytes <= 1792, "{bytes} bytes: is a buffer held across an await?");
+        let record = size_of::<crate::record::Record>();
+        assert!(record <= 400, "{record} bytes");
     }
 }

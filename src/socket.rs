@@ -26,6 +26,13 @@ pub fn prepare(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
+/// Whether the system has run out of something that comes back: descriptors, of ours or of all, or memory (accept(2),
+/// socket(2)).
+#[must_use]
+pub fn is_shortage(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Returns when the other side resets the connection. Reads nothing, so that what was sent before stays to be read.
 pub async fn gone(stream: &TcpStream) {
     // An error here means that the runtime shuts down: then whoever waits is about to be dropped.

@@ -1,6 +1,7 @@
 //! Connecting to the first of several addresses that answers.
 
 use super::DialError;
+use crate::socket::is_shortage;
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +37,26 @@ fn after(time: Duration, latest: Instant) -> Instant {
 }
 
 async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = socket(addr).await?;
     crate::socket::prepare(SockRef::from(&socket))?;
     socket.connect(addr).await
+}
+
+/// The longest pause between two tries for a descriptor.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
+/// wait.
+async fn socket(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        match socket {
+            Err(err) if is_shortage(&err) => {
+                tokio::time::sleep(pause).await;
+                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            }
+            socket => return socket,
+        }
+    }
 }

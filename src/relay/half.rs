@@ -2,11 +2,13 @@
 
 use super::Clock;
 use crate::record::Side;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use std::cell::RefCell;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -31,11 +33,22 @@ thread_local! {
 /// After this many octets in a row other connections of the worker get their turn.
 const TURN: usize = 1024 * 1024;
 
+/// A direction. Polled by hand, because an idle connection is little else than two of these: as async functions they
+/// would be ten times as large.
+pub(super) struct Half<'a> {
+    pub(super) src: &'a TcpStream,
+    pub(super) dst: &'a TcpStream,
+    /// The side that `src` leads to.
+    pub(super) from: Side,
+    pub(super) clock: &'a Clock<'a>,
+    /// Read, and not yet taken by the sink.
+    pub(super) rest: Bytes,
+    pub(super) finish: Option<Finish>,
+}
+
 enum Step {
-    /// Read and written whole.
+    /// Read, and written as far as the sink took it.
     Moved(usize),
-    /// Read; the sink took some or nothing, and this is what is left.
-    Stuck(Vec<u8>),
     /// There is nothing to read now.
     Dry,
     Finished,
@@ -43,96 +56,105 @@ enum Step {
     SinkGone,
 }
 
-pub(super) async fn run(
-    src: &TcpStream,
-    dst: &TcpStream,
-    first: Bytes,
-    to: Side,
-    clock: &Clock<'_>,
-) -> Finish {
-    if !first.is_empty() && write_all(dst, &first, to, clock).await.is_err() {
-        return Finish::SinkGone;
-    }
-    drop(first);
-    let mut turn: usize = 0;
-    loop {
-        match step(src, dst, to, clock) {
-            Step::Moved(octets) => {
-                turn = turn.saturating_add(octets);
-            }
-            Step::Stuck(rest) => {
-                if write_all(dst, &rest, to, clock).await.is_err() {
-                    return Finish::SinkGone;
-                }
-                turn = 0;
-            }
-            Step::Dry => {
-                turn = 0;
-                // Fails only when the runtime shuts down; then this future is about to be dropped.
-                if src.readable().await.is_err() {
-                    return Finish::SourceGone;
-                }
-            }
-            Step::Finished => {
-                clock.touch();
-                return match SockRef::from(dst).shutdown(Shutdown::Write) {
-                    Ok(()) => Finish::Orderly,
-                    Err(_) => Finish::SinkGone,
-                };
-            }
-            Step::SourceGone => return Finish::SourceGone,
-            Step::SinkGone => return Finish::SinkGone,
+impl Half<'_> {
+    /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.finish.is_some() {
+            return Poll::Pending;
         }
-        if turn >= TURN {
-            turn = 0;
-            tokio::task::yield_now().await;
+        let finish = ready!(self.copy(cx));
+        if finish == Finish::SinkGone {
+            self.clock.broken.store(true, Ordering::Relaxed);
         }
+        self.finish = Some(finish);
+        Poll::Ready(())
     }
-}
 
-/// Reads once and writes once, by way of the worker's buffer.
-fn step(src: &TcpStream, dst: &TcpStream, to: Side, clock: &Clock<'_>) -> Step {
-    BUFFER.with_borrow_mut(|buffer| {
-        let octets = match src.try_read(buffer) {
-            Ok(0) => return Step::Finished,
-            Ok(octets) => octets,
-            Err(err) if err.kind() == ErrorKind::WouldBlock => return Step::Dry,
-            Err(_) => return Step::SourceGone,
-        };
-        if octets < buffer.len() {
-            drained(src);
-        }
-        let read = buffer.get(..octets).unwrap_or_default();
-        match dst.try_write(read) {
-            Ok(written) => {
-                clock.moved(to, written);
-                match read.get(written..) {
-                    None | Some([]) => Step::Moved(octets),
-                    Some(rest) => Step::Stuck(rest.to_vec()),
+    fn copy(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
+        let mut turn: usize = 0;
+        while turn < TURN {
+            if !self.rest.is_empty() {
+                match ready!(self.write_rest(cx)) {
+                    true => continue,
+                    false => return Poll::Ready(Finish::SinkGone),
                 }
             }
-            Err(err) if err.kind() == ErrorKind::WouldBlock => Step::Stuck(read.to_vec()),
-            Err(_) => Step::SinkGone,
+            match self.step() {
+                Step::Moved(octets) => turn = turn.saturating_add(octets),
+                Step::Dry => {
+                    // An error here means that the runtime shuts down; then all of this is about to be dropped.
+                    if ready!(self.src.poll_read_ready(cx)).is_err() {
+                        return Poll::Ready(Finish::SourceGone);
+                    }
+                }
+                Step::Finished => return Poll::Ready(self.pass_end_on()),
+                Step::SourceGone => return Poll::Ready(Finish::SourceGone),
+                Step::SinkGone => return Poll::Ready(Finish::SinkGone),
+            }
         }
-    })
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once and writes once, by way of the worker's buffer.
+    fn step(&mut self) -> Step {
+        BUFFER.with_borrow_mut(|buffer| {
+            let octets = match self.src.try_read(buffer) {
+                Ok(0) => return Step::Finished,
+                Ok(octets) => octets,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => return Step::Dry,
+                Err(_) => return Step::SourceGone,
+            };
+            if octets < buffer.len() {
+                drained(self.src);
+            }
+            let read = buffer.get(..octets).unwrap_or_default();
+            let written = match self.dst.try_write(read) {
+                Ok(written) => written,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => 0,
+                Err(_) => return Step::SinkGone,
+            };
+            self.clock.moved(self.from, written);
+            self.rest = Bytes::copy_from_slice(read.get(written..).unwrap_or_default());
+            Step::Moved(octets)
+        })
+    }
+
+    /// Writes what is left over; false if the sink is gone.
+    fn write_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        match self.dst.try_write(&self.rest) {
+            Ok(written) => {
+                self.clock.moved(self.from, written);
+                self.rest.advance(written);
+            }
+            Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                return self.dst.poll_write_ready(cx).map(|ready| ready.is_ok());
+            }
+            Err(_) => return Poll::Ready(false),
+        }
+        if self.rest.is_empty() {
+            // Lets the memory go.
+            self.rest = Bytes::new();
+        }
+        Poll::Ready(true)
+    }
+
+    fn pass_end_on(&self) -> Finish {
+        // The source was reset, and the other direction, which writes to it, was told so in its stead. To pass on an
+        // end of data would make what came so far look complete.
+        if self.clock.broken.load(Ordering::Relaxed) {
+            return Finish::SourceGone;
+        }
+        self.clock.touch();
+        match SockRef::from(self.dst).shutdown(Shutdown::Write) {
+            Ok(()) => Finish::Orderly,
+            Err(_) => Finish::SinkGone,
+        }
+    }
 }
 
 /// A read that leaves room in the buffer has emptied the socket (epoll(7), question 9), so the next one would only be
 /// told to wait: the runtime is told so now, which saves that system call. An end of data stays visible to it.
 fn drained(src: &TcpStream) {
     let _ = src.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
-}
-
-async fn write_all(dst: &TcpStream, mut rest: &[u8], to: Side, clock: &Clock<'_>) -> io::Result<()> {
-    while !rest.is_empty() {
-        match dst.try_write(rest) {
-            Ok(written) => {
-                clock.moved(to, written);
-                rest = rest.get(written..).unwrap_or_default();
-            }
-            Err(err) if err.kind() == ErrorKind::WouldBlock => dst.writable().await?,
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 //! own.
 
 use crate::session::{self, Context};
+use crate::socket::is_shortage;
 use crate::sys;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -56,7 +57,7 @@ fn classify(err: &io::Error) -> Failure {
             | libc::EOPNOTSUPP
             | libc::ENETUNREACH,
         ) => Failure::ThisOne,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Failure::NoResources,
+        _ if is_shortage(err) => Failure::NoResources,
         _ => Failure::Unknown,
     }
 }

@@ -82,7 +82,8 @@ fn few_descriptors_are_enough_for_few_connections_and_come_back() {
 fn without_descriptors_it_backs_off_and_recovers() {
     let lab = Lab::router();
     let server = lab.echo(80);
-    let daemon = lab.start(&["--workers", "1"]).nofile(256).run();
+    // As root like prlimit, which may change only the limits of its own user's processes.
+    let daemon = lab.start(&["--workers", "1"]).nofile(256).root().run();
     lab.load_rules();
     let mut first = relayed(&lab);
     // The limit falls under what is open: accept(2) has nothing left, whatever the daemon reckoned at start.
@@ -263,6 +264,7 @@ fn under_journald_there_is_no_time_of_its_own() {
         lab.on_client("sh", &["-c", &script], b"");
         let log = std::fs::read_to_string(lab.folder().join("log")).unwrap();
         assert!(log.contains("listening on"), "{log}");
-        assert!(!log.contains("T1") && !log.contains("20"), "a time: {log}");
+        let timeless = if format == "text" { " INFO " } else { "{\"level\"" };
+        assert!(log.lines().next().unwrap().starts_with(timeless), "a time: {log}");
     }
 }

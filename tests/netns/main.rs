@@ -14,6 +14,8 @@
 
 mod answers;
 mod capture;
+mod chain;
+mod demo;
 mod forged;
 mod live;
 mod loops;

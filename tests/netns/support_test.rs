@@ -7,9 +7,9 @@ use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::support::bytes::{Digest, pattern};
-use crate::support::client::{connect, read_to_end, reset};
+use crate::support::client::{connect, read_exactly, read_to_end, reset};
 use crate::support::namespace::Namespace;
-use crate::support::rules::{load_nft, restore};
+use crate::support::rules::{contrib, load_nft, restore};
 use crate::support::server::Server;
 use crate::support::tools::run;
 use crate::support::{Lab, WEB_V4, WEB_V6};
@@ -79,7 +79,7 @@ fn cntlm_answers_squids_ntlm() {
     let refused = lab.curl(&["-px", &squid.url(), "https://www.example.com/"]);
     assert!(refused.err.contains("response 407"), "{refused:?}");
     for dialect in ["NTLM", "NTLM2SR"] {
-        let cntlm = lab.cntlm(dialect, &squid);
+        let cntlm = lab.cntlm(dialect, &squid.at());
         for name in ["www.example.com", "v4.example.com", "v6.example.com"] {
             let said = lab.curl(&["-px", &cntlm.url(), &format!("https://{name}/")]);
             assert!(said.ok(), "{dialect} {name}: {said:?}");
@@ -124,6 +124,9 @@ fn shipped_nftables_rules_load_any_number_of_times() {
             load_nft(lab.router_side(), file, &[]);
         }
     }
+    // As /etc/nftables.conf would, with both on a router that is its own client too.
+    let [router, output] = ["nftables/router.nft", "nftables/output.nft"].map(contrib);
+    lab.nft(&format!("flush ruleset\ninclude {router:?}\ninclude {output:?}\n"));
     let rules = lab.ruleset();
     assert_eq!(rules.matches("redirect to :8443").count(), 2, "{rules}");
     assert!(rules.contains(&format!("skuid {}", lab.uid())), "{rules}");
@@ -273,6 +276,36 @@ fn shipped_rules_refuse_quic_and_no_other_datagram() {
             assert!(before.elapsed() < crate::support::wait::PATIENCE / 2, "refused, not dropped");
         }
     }
+}
+
+/// The handle on the daemon, with connections that need no peer of their own.
+#[test]
+fn the_daemon_can_be_watched_and_steered() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let _web = lab.echo(80);
+    let daemon = lab.start(&["--local-port=8443", "--no-sniff-ports", "80"]).nofile(256).run();
+    let before = daemon.fds();
+    let mut streams: Vec<_> = ["192.0.2.10:80", "[2001:db8:bb::10]:80"].map(|a| lab.connect(a)).into();
+    for stream in &mut streams {
+        stream.write_all(b"hello").unwrap();
+        assert_eq!(read_exactly(stream, 5), b"hello");
+    }
+    assert!(daemon.fds() >= before + 4 && daemon.rss() > 0 && daemon.threads() > 0);
+    for stream in &mut streams {
+        stream.shutdown(Shutdown::Write).unwrap();
+        read_to_end(stream).1.unwrap();
+    }
+    let record = daemon.record(|r| r["dst"] == "[2001:db8:bb::10]:80");
+    assert_eq!((&record["up"], &record["down"]), (&5.into(), &5.into()), "{record}");
+    assert_eq!(daemon.wait_records(2).len(), 2);
+    daemon.term();
+    assert!(daemon.wait_exit().success());
+
+    // As an ordinary user it may not have a port below 1024, as root it may.
+    let low = ["--local-port", "843"];
+    assert_eq!(lab.start(&low).unready().run().wait_exit().code(), Some(1));
+    assert!(lab.start(&low).root().run().is_running());
 }
 
 #[test]

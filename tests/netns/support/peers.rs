@@ -28,6 +28,11 @@ impl Peer {
         format!("http://{}:{}", self.address, self.port)
     }
 
+    /// `address:port`.
+    pub fn at(&self) -> String {
+        format!("{}:{}", self.address, self.port)
+    }
+
     /// For `--upstream-proxy`, over IPv6 (the peer must be on the server side).
     pub fn url_v6(&self) -> String {
         format!("http://[{}]:{}", super::lab::CORP_V6, self.port)

@@ -65,7 +65,7 @@ pub fn load_nft(side: &Namespace, file: &str, defines: &[(&str, &str)]) {
     let mut rules = fs::read_to_string(contrib(file)).unwrap();
     for (name, value) in defines {
         let start = format!("define {name} = ");
-        let line = rules.lines().find(|line| line.starts_with(&start));
+        let line = rules.lines().find(|line| line.trim_start().starts_with(&start));
         let line = line.unwrap_or_else(|| panic!("{file} has no define of {name}")).to_owned();
         rules = rules.replace(&line, &format!("{start}{value}"));
     }

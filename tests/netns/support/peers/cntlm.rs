@@ -11,15 +11,14 @@ pub const CNTLM_PORT: u16 = 3129;
 
 impl Lab {
     /// cNTLM beside wayleave, on the router's loopback (IPv4; it knows no IPv6 literal in `CONNECT`), as its own user as
-    /// Debian runs it. `dialect` is `NTLM` or `NTLM2SR`; `parent` the proxy that asks for it.
+    /// Debian runs it. `dialect` is `NTLM` or `NTLM2SR`; `parent` the `address:port` of the proxy that asks for it.
     #[track_caller]
-    pub fn cntlm(&self, dialect: &str, parent: &Peer) -> Peer {
+    pub fn cntlm(&self, dialect: &str, parent: &str) -> Peer {
         let folder = self.subfolder("cntlm", None);
         let conf = self.file(
             "cntlm/cntlm.conf",
             &format!(
-                "Username lab\nDomain LAB\nPassword lab\nAuth {dialect}\nProxy {}:{}\nListen {CNTLM_PORT}\n",
-                parent.address, parent.port
+                "Username lab\nDomain LAB\nPassword lab\nAuth {dialect}\nProxy {parent}\nListen {CNTLM_PORT}\n"
             ),
         );
         // It holds a password, and cNTLM says so if others can read it.

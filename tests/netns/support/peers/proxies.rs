@@ -12,7 +12,8 @@ pub const TINYPROXY_PORT: u16 = 8888;
 
 impl Lab {
     /// Squid on port 3128 with the access rules that Debian ships: it refuses `CONNECT` to any port but 443.
-    /// `extras` come before those rules, so `http_access allow CONNECT all` there lifts that.
+    /// `extras` come before those rules, so `http_access allow CONNECT all` there lifts that. It knows the lab's
+    /// names as they were when it started, and asks a name server that is not there for any other: a second, not thirty.
     #[track_caller]
     pub fn squid(&self, extras: &str) -> Peer {
         self.start_squid("squid", SQUID_PORT, extras)
@@ -47,7 +48,7 @@ impl Lab {
                  http_access allow all\n\
                  cache deny all\ncache_mem 8 MB\n\
                  pid_filename {pid}\ncoredump_dir {dir}\ncache_log {log}\naccess_log stdio:{access}\n\
-                 buffered_logs off\nshutdown_lifetime 0 seconds\npinger_enable off\n\
+                 buffered_logs off\ndns_timeout 1 second\nshutdown_lifetime 0 seconds\npinger_enable off\n\
                  cache_effective_user proxy\nvisible_hostname proxy.corp.example\n",
                 pid = at("squid.pid"),
                 dir = text(&folder),
