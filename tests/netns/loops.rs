@@ -138,7 +138,7 @@ fn a_local_cntlm_that_the_rules_exclude() {
         let lab = Lab::host();
         let _web = lab.nginx();
         let squid = corporate_proxy_on_port_80(&lab);
-        let cntlm = lab.cntlm("NTLM", &squid);
+        let cntlm = lab.cntlm("NTLM", &squid.at());
         if iptables {
             lab.load_iptables(&[("#-A", "-A")]);
         } else {
@@ -179,7 +179,7 @@ fn a_local_cntlm_that_the_rules_forgot() {
     let lab = Lab::host();
     let _web = lab.nginx();
     let squid = corporate_proxy_on_port_80(&lab);
-    let cntlm = lab.cntlm("NTLM", &squid);
+    let cntlm = lab.cntlm("NTLM", &squid.at());
     lab.load_rules();
     let daemon = lab.daemon(&["--upstream-proxy", &cntlm.url()]);
     assert!(!lab.curl(&["https://www.example.com/"]).ok());
