@@ -114,7 +114,12 @@ impl Dialler {
             far.socket.stream_mut().write_all(&request).await.map_err(DialError::HungUp)?;
             read_reply(&mut far.socket, want_page, deadline).await
         };
-        far.early = timeout_at(deadline, answer).await.map_err(|_| DialError::ReplyTimeout)??;
+        match timeout_at(deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
+            Ok(early) => far.early = early,
+            // Not the upstream broke it off: we did, at the other end.
+            Err(_) if far.ticket.came_back() => return Err(DialError::Loop { addr: far.addr }),
+            Err(err) => return Err(err),
+        }
         Ok(far)
     }
 
