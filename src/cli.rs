@@ -116,6 +116,9 @@ pub struct LimitArgs {
     /// Connections at once; the listener pauses there [default: from the descriptor limit]
     #[arg(long, value_name = "N")]
     pub max_connections: Option<String>,
+    /// Connections at once from one address; more are reset [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub max_per_client: Option<String>,
     /// How long open connections may finish after TERM [default: 30s]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     pub drain_timeout: Option<String>,

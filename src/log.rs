@@ -105,17 +105,11 @@ impl Log {
         }
     }
 
-    /// Makes this the place where tracing's events go. `RUST_LOG` filters, `info` without it.
+    /// Makes this the place where tracing's events go.
     ///
     /// # Errors
-    /// `RUST_LOG` could not be understood.
-    pub fn subscribe(&self, format: LogFormat, timestamps: bool) -> Result<(), String> {
-        let filter = match std::env::var("RUST_LOG") {
-            Ok(text) if !text.is_empty() => {
-                EnvFilter::try_new(&text).map_err(|err| format!("RUST_LOG {text:?}: {err}"))?
-            }
-            _ => EnvFilter::new("info"),
-        };
+    /// Another place was set before.
+    pub fn subscribe(&self, filter: EnvFilter, format: LogFormat, timestamps: bool) -> Result<(), String> {
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
         let builder = builder.with_writer(self.clone()).with_timer(Clock);
         let subscriber: Box<dyn tracing::Subscriber + Send + Sync> = match (format, timestamps) {
@@ -177,6 +171,19 @@ impl Writer {
     pub fn finish(self, patience: Duration) -> bool {
         self.log.push(Entry::End);
         self.done.recv_timeout(patience).is_ok()
+    }
+}
+
+/// What `RUST_LOG` asks for; `info` without it.
+///
+/// # Errors
+/// It could not be understood.
+pub fn filter() -> Result<EnvFilter, String> {
+    match std::env::var("RUST_LOG") {
+        Ok(text) if !text.is_empty() => {
+            EnvFilter::try_new(&text).map_err(|err| format!("RUST_LOG {text:?}: {err}"))
+        }
+        _ => Ok(EnvFilter::new("info")),
     }
 }
 

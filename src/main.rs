@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing_subscriber::EnvFilter;
 use wayleave::cli::Cli;
 use wayleave::dial::Dialler;
-use wayleave::log::{Log, under_journald};
+use wayleave::log::{self, Log, under_journald};
 use wayleave::netfilter::{Loops, OwnAddrs};
 use wayleave::relay::Timeouts;
 use wayleave::resolve::Resolver;
@@ -19,6 +20,8 @@ use wayleave::signal::{Event, Signals};
 
 /// Could not run: the message has the remedy.
 const FAILED: u8 = 1;
+/// `EX_CONFIG` of sysexits(3).
+const BAD_CONFIGURATION: u8 = 78;
 /// How long the log may take to be written out at the end; somebody may have stopped reading it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -47,33 +50,51 @@ fn main() -> ExitCode {
             return ExitCode::from(err.exit_code());
         }
     };
-    match run(&cli, settings) {
-        Ok(()) => ExitCode::SUCCESS,
+    let filter = match log::filter() {
+        Ok(filter) => filter,
         Err(err) => {
             eprintln!("wayleave: {err}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match run(&cli, settings, filter) {
+        (Ok(()), _) => ExitCode::SUCCESS,
+        (Err(err), said) => {
+            // Where nobody reads the log, nobody reads this, and to write it would wait for ever.
+            if said {
+                eprintln!("wayleave: {err}");
+            }
             ExitCode::from(FAILED)
         }
     }
 }
 
-fn run(cli: &Cli, settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Runs to the end; also tells whether the log was written out.
+fn run(cli: &Cli, settings: Settings, filter: EnvFilter) -> (Outcome, bool) {
     let timestamps = !under_journald();
-    let (log, writer) = Log::start(io::stderr(), settings.log_format, timestamps)?;
-    log.subscribe(settings.log_format, timestamps)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(wayleave::resolve::MAX_LOOKUPS)
-        .build()?;
-    let outcome = runtime.block_on(serve(cli, settings, log));
-    // A lookup may hang for as long as the system's resolver likes; nobody waits for it any more.
-    runtime.shutdown_background();
-    if !writer.finish(LAST_WORDS) {
-        return Err("the end of the log could not be written: nobody reads it".into());
-    }
-    outcome
+    let format = settings.log_format;
+    let (log, writer) = match Log::start(io::stderr(), format, timestamps) {
+        Ok(started) => started,
+        Err(err) => return (Err(err.into()), true),
+    };
+    let outcome = log.subscribe(filter, format, timestamps).map_err(Into::into).and_then(|()| {
+        // A panic is a bug and ends one connection; it is said where everything else is said.
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(wayleave::resolve::MAX_LOOKUPS)
+            .build()?;
+        let outcome = runtime.block_on(serve(cli, settings, log));
+        // A lookup may hang for as long as the system's resolver likes; nobody waits for it any more.
+        runtime.shutdown_background();
+        outcome
+    });
+    (outcome, writer.finish(LAST_WORDS))
 }
 
-async fn serve(cli: &Cli, settings: Settings, log: Log) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(cli: &Cli, settings: Settings, log: Log) -> Outcome {
     let signals = Signals::new()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
@@ -102,6 +123,7 @@ fn context(settings: Settings, log: Log) -> Context {
         sniff: settings.sniff,
         no_sniff_ports: settings.no_sniff_ports,
         dial_timeout: settings.dial_timeout,
+        max_per_client: settings.max_per_client,
         timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
         log,
         open: wayleave::session::Registry::default(),
@@ -140,7 +162,7 @@ async fn watch(
     mut server: Server,
     mut signals: Signals,
     drain_timeout: Duration,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Outcome {
     let mut cut_at: Option<Instant> = None;
     loop {
         let event = tokio::select! {

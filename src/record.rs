@@ -76,6 +76,8 @@ causes! {
     ToSelf = "to-self",
     /// A connection of our own, or of our upstream's, came back to us.
     Loop = "loop",
+    /// The client's address has as many connections open as one may have.
+    ClientLimit = "client-limit",
     /// The client reset or vanished before the far side was reached.
     ClientGone = "client-gone",
     /// The name has no address, or the resolver failed.

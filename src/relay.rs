@@ -146,7 +146,9 @@ enum Event {
 
 impl<'a> Ways<'a> {
     async fn run(&mut self, timeouts: Timeouts, clock: &Clock<'_>) -> End {
-        let mut timer = pin!(sleep_until(clock.silent_until(timeouts.idle)));
+        // Set to the shorter of the two timeouts from the start, and set anew only when it runs out: to move a timer
+        // forward when a direction ends would cost a system call for every connection.
+        let mut timer = pin!(sleep_until(clock.silent_until(timeouts.half_closed())));
         // A side that has finished is still watched for a reset: nothing else would tell. Few connections come to
         // need this, so none has room for it.
         let mut finished: Option<(Side, Watch<'_>)> = None;
@@ -168,7 +170,6 @@ impl<'a> Ways<'a> {
                     if let Some(end) = self.end() {
                         return end;
                     }
-                    timer.as_mut().reset(clock.silent_until(timeouts.half_closed()));
                     finished = self.watched();
                 }
                 (Event::Timer, _) => {
@@ -176,14 +177,25 @@ impl<'a> Ways<'a> {
                         true => (timeouts.half_closed(), Cause::HalfCloseTimeout),
                         false => (timeouts.idle, Cause::Idle),
                     };
-                    let until = clock.silent_until(timeout);
-                    if until <= Instant::now() {
+                    let now = Instant::now();
+                    if clock.silent_until(timeout) <= now {
                         return End::new(cause, Side::Wayleave);
                     }
-                    timer.as_mut().reset(until);
+                    timer.as_mut().reset(self.next_look(timeouts, clock, now));
                 }
             }
         }
+    }
+
+    /// When the timer is to run out next. While both directions are open the shorter timeout may have passed already:
+    /// then it is counted from now, since a direction may end at any time.
+    fn next_look(&self, timeouts: Timeouts, clock: &Clock<'_>, now: Instant) -> Instant {
+        let half_closed = clock.silent_until(timeouts.half_closed());
+        if half_closed > now {
+            return half_closed;
+        }
+        let later = now.checked_add(timeouts.half_closed()).unwrap_or(now);
+        clock.silent_until(timeouts.idle).min(later)
     }
 
     const fn is_half_closed(&self) -> bool {

@@ -22,6 +22,7 @@ use bytes::BytesMut;
 use report::Report;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -43,6 +44,8 @@ pub struct Context {
     pub dial_timeout: Duration,
     /// When a silent connection ends.
     pub timeouts: Timeouts,
+    /// Connections at once from one address.
+    pub max_per_client: Option<NonZeroUsize>,
     /// Where records go.
     pub log: Log,
     /// The connections that are open.
@@ -60,6 +63,9 @@ pub async fn run(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr, _permit
 /// The way of a connection. Dropping the client's socket resets it; [`Socket::close`] ends it in order.
 async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> End {
     let peer = report.record.client;
+    if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
+        return End::new(Cause::ClientLimit, Side::Wayleave);
+    }
     let dst = match netfilter::original_dst(&client, peer.get()) {
         Ok(dst) => dst,
         Err(err) => return End::because(Cause::NoDestination, Side::Wayleave, err),

@@ -66,6 +66,8 @@ pub struct Settings {
     pub half_close_timeout: Duration,
     /// None: from the descriptor limit.
     pub max_connections: Option<NonZeroUsize>,
+    /// From one client address; none: no limit.
+    pub max_per_client: Option<NonZeroUsize>,
     /// After TERM.
     pub drain_timeout: Duration,
     /// Threads; none: one per processor.
@@ -233,6 +235,7 @@ impl Settings {
                 Duration::from_secs(600),
             )?,
             max_connections: r.parsed("max-connections", limits.max_connections.as_ref(), values::count)?,
+            max_per_client: r.parsed("max-per-client", limits.max_per_client.as_ref(), values::count)?,
             drain_timeout: r
                 .parsed("drain-timeout", limits.drain_timeout.as_ref(), values::duration)?
                 .unwrap_or(Duration::from_secs(30)),

@@ -14,6 +14,7 @@ complete -c wayleave -l dial-timeout -d 'Bounds resolving, connecting and the up
 complete -c wayleave -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
 complete -c wayleave -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
+complete -c wayleave -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
 complete -c wayleave -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
 complete -c wayleave -l workers -d 'Threads [default: one per processor]' -r
 complete -c wayleave -l log-format -d 'text or json [default: text]' -r

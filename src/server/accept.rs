@@ -1,6 +1,8 @@
 //! The accept loop: a permit before each accept, back-off when the system has no more to give, and never an end of its
 //! own.
 
+use crate::addr::ClientAddr;
+use crate::record::{Cause, End, Record, Side};
 use crate::session::{self, Context};
 use crate::socket::is_shortage;
 use crate::sys;
@@ -151,8 +153,13 @@ impl Acceptor {
             Ok(stream) => {
                 self.tasks.spawn(session::run(Arc::clone(&self.ctx), stream, peer, permit));
             }
-            // epoll_ctl(2) fails for want of memory or watches; there is a record only for what could be watched.
-            Err(err) => tracing::error!("{peer}: accepted, and cannot be watched: {err}"),
+            // epoll_ctl(2) fails for want of memory or watches.
+            Err(err) => {
+                let mut record = Record::new(ClientAddr::new(peer));
+                record.end =
+                    End::because(Cause::Error, Side::Wayleave, format_args!("cannot be watched: {err}"));
+                self.ctx.log.record(Box::new(record));
+            }
         }
     }
 

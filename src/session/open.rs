@@ -3,8 +3,10 @@
 use crate::addr::{ClientAddr, Host, OriginalDst};
 use crate::relay::Meters;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
 
@@ -53,20 +55,28 @@ impl fmt::Display for Open {
 
 /// All open connections.
 #[derive(Debug, Default)]
-pub struct Registry {
-    next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Open>>>,
+pub struct Registry(Mutex<Connections>);
+
+#[derive(Debug, Default)]
+struct Connections {
+    next: u64,
+    open: HashMap<u64, Arc<Open>>,
+    by_client: HashMap<IpAddr, usize>,
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Open>>> {
-        // Each change is a single insert or remove: a panic elsewhere leaves the map whole.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        // Nothing in here panics between its changes, so a panic elsewhere leaves the maps whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, client: ClientAddr) -> Arc<Open> {
+    /// Adds a connection; also tells how many its client's address has open now.
+    pub(super) fn add(&self, client: ClientAddr) -> (Arc<Open>, usize) {
+        let mut connections = self.lock();
+        let id = connections.next;
+        connections.next = id.wrapping_add(1);
         let open = Arc::new(Open {
-            id: self.next.fetch_add(1, Ordering::Relaxed),
+            id,
             client,
             since: Instant::now(),
             dst: OnceLock::new(),
@@ -74,25 +84,59 @@ impl Registry {
             relaying: AtomicBool::new(false),
             meters: Meters::default(),
         });
-        self.lock().insert(open.id, Arc::clone(&open));
-        open
+        connections.open.insert(id, Arc::clone(&open));
+        let count = connections.by_client.entry(client.get().ip()).or_insert(0);
+        *count = count.saturating_add(1);
+        (open, *count)
     }
 
     pub(super) fn remove(&self, open: &Open) {
-        self.lock().remove(&open.id);
+        let mut connections = self.lock();
+        connections.open.remove(&open.id);
+        if let Entry::Occupied(mut count) = connections.by_client.entry(open.client.get().ip()) {
+            match count.get().saturating_sub(1) {
+                0 => drop(count.remove()),
+                left => *count.get_mut() = left,
+            }
+        }
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().open.len()
     }
 
     /// All of them, oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Open>> {
-        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        let mut all: Vec<_> = self.lock().open.values().cloned().collect();
         all.sort_unstable_by_key(|open| open.id);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_is_counted_and_forgotten() {
+        let registry = Registry::default();
+        let client = |text: &str| ClientAddr::new(text.parse().unwrap());
+        let (one, count) = registry.add(client("10.0.0.1:1"));
+        assert_eq!(count, 1);
+        let (two, count) = registry.add(client("[::ffff:10.0.0.1]:2"));
+        assert_eq!(count, 2);
+        assert_eq!(registry.add(client("10.0.0.2:1")).1, 1);
+        assert_eq!(registry.count(), 3);
+        assert!(registry.all().first().unwrap().to_string().contains("10.0.0.1:1"));
+        registry.remove(&one);
+        assert_eq!(registry.add(client("10.0.0.1:3")).1, 2);
+        registry.remove(&two);
+        for open in registry.all() {
+            registry.remove(&open);
+        }
+        assert!(registry.lock().open.is_empty() && registry.lock().by_client.is_empty());
     }
 }

@@ -16,17 +16,21 @@ pub(super) struct Report<'c> {
     pub(super) record: Box<Record>,
     pub(super) open: Arc<Open>,
     pub(super) started: Instant,
+    /// Connections that this client's address has open, this one included.
+    pub(super) from_same_client: usize,
     sniffed_at: Instant,
 }
 
 impl<'c> Report<'c> {
     pub(super) fn open(ctx: &'c Context, client: ClientAddr) -> Self {
         let started = Instant::now();
+        let (open, from_same_client) = ctx.open.add(client);
         Self {
             ctx,
             record: Box::new(Record::new(client)),
-            open: ctx.open.add(client),
+            open,
             started,
+            from_same_client,
             sniffed_at: started,
         }
     }

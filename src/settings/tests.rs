@@ -48,7 +48,7 @@ fn policy(settings: Result<Settings, SettingsError>) -> String {
 fn defaults_are_those_of_the_design() {
     let s = read("").unwrap();
     assert_eq!(s.listen, ["[::]:8443".parse().unwrap()]);
-    assert!(s.upstream.is_none() && s.max_connections.is_none());
+    assert!(s.upstream.is_none() && s.max_connections.is_none() && s.max_per_client.is_none());
     assert_eq!(s.dial_timeout, Duration::from_secs(30));
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(1), max_bytes: 8192 }));
     assert_eq!(s.no_sniff_ports, [21, 22, 25, 110, 143, 587, 3306]);
@@ -85,6 +85,7 @@ fn every_flag_has_an_environment_variable() {
         ("WAYLEAVE_IDLE_TIMEOUT", "3s"),
         ("WAYLEAVE_HALF_CLOSE_TIMEOUT", "4s"),
         ("WAYLEAVE_MAX_CONNECTIONS", "7"),
+        ("WAYLEAVE_MAX_PER_CLIENT", "6"),
         ("WAYLEAVE_DRAIN_TIMEOUT", "0"),
         ("WAYLEAVE_WORKERS", "3"),
         ("WAYLEAVE_LOG_FORMAT", "json"),
@@ -98,6 +99,7 @@ fn every_flag_has_an_environment_variable() {
     assert_eq!(s.direct_to, DirectTo::Strict);
     assert_eq!((s.idle_timeout, s.half_close_timeout), (Duration::from_secs(3), Duration::from_secs(4)));
     assert_eq!(s.max_connections.map(NonZeroUsize::get), Some(7));
+    assert_eq!(s.max_per_client.map(NonZeroUsize::get), Some(6));
     assert_eq!(s.drain_timeout, Duration::ZERO);
     assert_eq!(s.workers.map(NonZeroUsize::get), Some(3));
     assert_eq!(s.log_format, LogFormat::Json);

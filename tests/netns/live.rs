@@ -50,6 +50,27 @@ fn the_limit_pauses_the_listener_and_nobody_is_turned_away() {
 }
 
 #[test]
+fn one_client_has_no_more_than_its_share() {
+    let lab = Lab::router();
+    let _server = lab.echo(80);
+    let daemon = lab.daemon(&["--max-per-client", "2"]);
+    lab.load_rules();
+    lab.client_side().ip("addr add 10.1.0.3/24 dev eth0");
+    let first = relayed(&lab);
+    let _second = relayed(&lab);
+    // So fast that connecting itself may be told of it.
+    let refused = lab.client(|| connect("192.0.2.10:80").and_then(|mut stream| stream.read(&mut [0])));
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    daemon.record(|r| r["end"] == "client-limit" && r["by"] == "wayleave");
+    // Another address is another client, and what ends makes room.
+    let said = lab.on_client("nc", &["-N", "-w", "5", "-s", "10.1.0.3", "192.0.2.10", "80"], b"\0other");
+    assert_eq!(said.out, "\0other");
+    drop(first);
+    daemon.record(|r| r["end"] == "closed" && r["up"] == 1);
+    let _third = relayed(&lab);
+}
+
+#[test]
 fn few_descriptors_are_enough_for_few_connections_and_come_back() {
     let lab = Lab::router();
     let server = lab.echo(80);

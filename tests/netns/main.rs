@@ -12,16 +12,22 @@
 // The support code serves every test file; what none of them uses yet is not dead.
 #![allow(dead_code)]
 
+mod answers;
+mod capture;
 mod chain;
 mod credentials;
 mod demo;
 mod faults;
+mod forged;
 mod leaving;
 mod live;
+mod loops;
 mod names;
 mod pages;
+mod policy;
 mod relay;
 mod replies;
+mod sniffing;
 mod support;
 mod support_test;
 mod upstream;

@@ -39,8 +39,7 @@ impl Lab {
     /// nft commands of the test's own, in the router's namespace.
     #[track_caller]
     pub fn nft(&self, commands: &str) {
-        let output = feed(self.router_side().command("nft").args(["-f", "-"]), commands.as_bytes());
-        assert!(output.status.success(), "nft: {}\n{commands}", text(&output.stderr));
+        nft(self.router_side(), commands);
     }
 
     /// The rules in force in the router's namespace.
@@ -51,6 +50,13 @@ impl Lab {
     pub fn is_host(&self) -> bool {
         self.client_side().name() == self.router_side().name()
     }
+}
+
+/// nft commands in any namespace.
+#[track_caller]
+pub fn nft(side: &Namespace, commands: &str) {
+    let output = feed(side.command("nft").args(["-f", "-"]), commands.as_bytes());
+    assert!(output.status.success(), "nft: {}\n{commands}", text(&output.stderr));
 }
 
 /// Checks and loads a file of contrib.

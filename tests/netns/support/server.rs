@@ -1,6 +1,6 @@
 //! Servers scripted by a test, for what no real server would do on demand.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -55,6 +55,20 @@ impl Lab {
         let bytes = pattern(1, len);
         self.server(port, move |mut stream| {
             stream.write_all(&bytes)?;
+            stream.shutdown(Shutdown::Write)?;
+            Digest::read(&mut stream).map(drop)
+        })
+    }
+
+    /// Answers the first bytes with one line: the address that was dialled and the one that dialled. Then it ends, and
+    /// reads on until the client has ended too.
+    pub fn mirror(&self, port: u16) -> Server {
+        self.server(port, |mut stream| {
+            if stream.read(&mut [0; 16 * 1024])? > 0 {
+                let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+                let (dialled, by) = (plain(stream.local_addr()?), plain(stream.peer_addr()?));
+                stream.write_all(format!("{dialled} {by}\n").as_bytes())?;
+            }
             stream.shutdown(Shutdown::Write)?;
             Digest::read(&mut stream).map(drop)
         })

@@ -44,6 +44,7 @@ impl Lab {
                  server {{\n\
                  listen [::]:80 ipv6only=off backlog=4096;\n\
                  listen [::]:443 ssl http2 ipv6only=off backlog=4096;\n\
+                 ssl_protocols TLSv1.2 TLSv1.3;\n\
                  ssl_certificate web.pem; ssl_certificate_key web.key;\n\
                  ssl_protocols TLSv1.2 TLSv1.3;\n\
                  root {root};\n\

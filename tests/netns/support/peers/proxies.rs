@@ -2,7 +2,7 @@
 
 use super::{Peer, text, uid_of};
 use crate::support::lab::{CORP_V4, Lab};
-use crate::support::namespace::remove_shared_memory;
+use crate::support::namespace::{Namespace, remove_shared_memory};
 use crate::support::process::Process;
 use crate::support::tools::tool;
 
@@ -70,18 +70,23 @@ impl Lab {
     /// tinyproxy on port 8888, `CONNECT` to any port unless `extras` have `ConnectPort` lines.
     #[track_caller]
     pub fn tinyproxy(&self, extras: &str) -> Peer {
+        self.tinyproxy_on(self.server_side(), CORP_V4, self.uid(), extras)
+    }
+
+    /// The same in another namespace, reached at this address, as this (ordinary) user.
+    #[track_caller]
+    pub fn tinyproxy_on(&self, side: &Namespace, address: &str, uid: u32, extras: &str) -> Peer {
         let folder = self.subfolder("tinyproxy", None);
         let conf = self.file(
             "tinyproxy.conf",
             &format!("Port {TINYPROXY_PORT}\nTimeout 600\nMaxClients 4000\nLogLevel Connect\n{extras}\n"),
         );
         // As an ordinary user, and told so: it cannot change to another.
-        let uid = self.uid();
-        let mut command = self.server_side().command("setpriv");
+        let mut command = side.command("setpriv");
         command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"]);
         command.args([&tool("tinyproxy"), "-d", "-c", &conf]);
         let process = Process::start("tinyproxy", &mut command);
-        process.wait_ready("to listen", || self.server_side().listens(TINYPROXY_PORT));
-        Peer { process, address: CORP_V4.to_owned(), port: TINYPROXY_PORT, folder }
+        process.wait_ready("to listen", || side.listens(TINYPROXY_PORT));
+        Peer { process, address: address.to_owned(), port: TINYPROXY_PORT, folder }
     }
 }
