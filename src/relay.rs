@@ -3,10 +3,11 @@
 mod half;
 
 use crate::record::{Cause, End, Side};
-use crate::socket::gone;
+use crate::socket::{KEEPALIVE, gone, keep_alive};
 use crate::sys;
 use bytes::Bytes;
 use half::{Finish, Half};
+use socket2::SockRef;
 use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
@@ -146,9 +147,11 @@ enum Event {
 
 impl<'a> Ways<'a> {
     async fn run(&mut self, timeouts: Timeouts, clock: &Clock<'_>) -> End {
-        // Set to the shorter of the two timeouts from the start, and set anew only when it runs out: to move a timer
-        // forward when a direction ends would cost a system call for every connection.
-        let mut timer = pin!(sleep_until(clock.silent_until(timeouts.half_closed())));
+        // Set to the shortest of the times that matter from the start, and set anew only when it runs out: to move a
+        // timer forward when a direction ends would cost a system call for every connection.
+        let shortest = timeouts.half_closed().min(KEEPALIVE);
+        let mut timer = pin!(sleep_until(clock.silent_until(shortest)));
+        let mut kept_alive = false;
         // A side that has finished is still watched for a reset: nothing else would tell. Few connections come to
         // need this, so none has room for it.
         let mut finished: Option<(Side, Watch<'_>)> = None;
@@ -173,6 +176,14 @@ impl<'a> Ways<'a> {
                     finished = self.watched();
                 }
                 (Event::Timer, _) => {
+                    // The client's side has inherited this. Most connections end before it could matter, so the far
+                    // side is spared its four system calls until it does.
+                    if !kept_alive {
+                        kept_alive = true;
+                        if let Err(err) = keep_alive(SockRef::from(self.up.dst)) {
+                            tracing::debug!("no keepalive: {err}");
+                        }
+                    }
                     let (timeout, cause) = match self.is_half_closed() {
                         true => (timeouts.half_closed(), Cause::HalfCloseTimeout),
                         false => (timeouts.idle, Cause::Idle),

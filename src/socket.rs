@@ -8,19 +8,26 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// After this long without a byte the kernel begins to ask whether the other side is still there, and asks this often.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+pub const KEEPALIVE: Duration = Duration::from_secs(15);
 /// After so many unanswered questions the connection is over.
 const KEEPALIVE_PROBES: u32 = 9;
 
-/// What both sides of a relay need: no delay for small writes (`TCP_NODELAY`), keepalive (tcp(7)), and urgent data in
+/// What both sides of a relay need from the start: no delay for small writes (`TCP_NODELAY`, tcp(7)), and urgent data in
 /// line with the rest (`SO_OOBINLINE`, socket(7)), for it would be lost otherwise. A listener's accepted connections
-/// inherit all three.
+/// inherit both.
 ///
 /// # Errors
 /// Those of setsockopt(2).
 pub fn prepare(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_out_of_band_inline(true)?;
+    socket.set_out_of_band_inline(true)
+}
+
+/// Has the kernel ask whether the other side is still there (tcp(7), `TCP_KEEPIDLE` and its like). Inherited too.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn keep_alive(socket: SockRef<'_>) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)

@@ -189,6 +189,19 @@ async fn silence_in_both_directions_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_far_side_is_kept_alive_before_it_matters() {
+    let (_client, near) = pair().await;
+    let (_server, far) = pair().await;
+    let meters = Meters::default();
+    let alive = || socket2::SockRef::from(&far).keepalive().unwrap();
+    assert!(!alive());
+    let relay = run(&near, &far, Pending::default(), LONG, Instant::now(), &meters);
+    assert!(tokio::time::timeout(Duration::from_secs(16), relay).await.is_err());
+    assert!(alive());
+    assert_eq!(socket2::SockRef::from(&far).tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+}
+
+#[tokio::test(start_paused = true)]
 async fn half_closed_and_silent_ends_sooner() {
     let timeouts = Timeouts { idle: Duration::from_secs(3600), half_close: Duration::from_secs(60) };
     let mut b = bench(Pending::default(), timeouts).await;

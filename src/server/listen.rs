@@ -105,6 +105,7 @@ fn bind(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     // Accepted connections inherit what both sides of a relay need.
     crate::socket::prepare(SockRef::from(&socket))?;
+    crate::socket::keep_alive(SockRef::from(&socket))?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
