@@ -1,6 +1,7 @@
 //! Copying both ways once both sides are up: half-close, reset for reset, back-pressure, two timeouts.
 
 mod half;
+mod splice;
 
 use crate::record::{Cause, End, Side};
 use crate::socket::{KEEPALIVE, gone, keep_alive};
@@ -16,6 +17,9 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+
+/// Descriptors that the pipes of all workers take at most.
+pub const PIPE_DESCRIPTORS: usize = 2 * splice::PIPES;
 
 /// What has to be passed on before anything that is read.
 #[derive(Debug, Default)]
@@ -114,10 +118,9 @@ pub async fn run(
 ) -> End {
     let clock = Clock { started, moved_at: AtomicU64::new(0), broken: AtomicBool::new(false), meters };
     clock.touch();
-    let half = |src, dst, from, rest| Half { src, dst, from, clock: &clock, rest, finish: None };
     let mut ways = Ways {
-        up: half(client, far, Side::Client, first.up),
-        down: half(far, client, Side::Upstream, first.down),
+        up: Half::new((client, far), Side::Client, &clock, first.up),
+        down: Half::new((far, client), Side::Upstream, &clock, first.down),
         first_to_finish: None,
     };
     let end = ways.run(timeouts, &clock).await;

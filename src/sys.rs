@@ -77,6 +77,48 @@ pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(octets).unwrap_or(0))
 }
 
+/// Moves up to `len` octets between a pipe and a socket, in either direction, without copying them and without waiting
+/// (splice(2)).
+///
+/// # Errors
+/// Those of splice(2) and of the socket; `WouldBlock` if nothing can be moved now.
+pub(crate) fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    // SAFETY: both descriptors are open, as they are borrowed; null offsets are what pipes and sockets want, and the
+    // kernel touches no memory of ours.
+    let ret = unsafe {
+        libc::splice(
+            from.as_raw_fd(),
+            std::ptr::null_mut(),
+            to.as_raw_fd(),
+            std::ptr::null_mut(),
+            len,
+            libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK,
+        )
+    };
+    usize::try_from(ret).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes a pipe hold this much and returns what it became (`F_SETPIPE_SZ`, fcntl(2)).
+///
+/// # Errors
+/// Those of fcntl(2): `EPERM` above what an ordinary user may have.
+pub(crate) fn set_pipe_size(pipe: BorrowedFd<'_>, octets: usize) -> io::Result<usize> {
+    let octets = libc::c_int::try_from(octets).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the descriptor is open, as it is borrowed; F_SETPIPE_SZ takes an int and touches no memory of ours.
+    let ret = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, octets) };
+    usize::try_from(ret).map_err(|_| io::Error::last_os_error())
+}
+
+/// How much a pipe holds (`F_GETPIPE_SZ`, fcntl(2)).
+///
+/// # Errors
+/// Those of fcntl(2).
+pub(crate) fn pipe_size(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    // SAFETY: the descriptor is open, as it is borrowed; F_GETPIPE_SZ takes nothing and touches no memory of ours.
+    let ret = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ) };
+    usize::try_from(ret).map_err(|_| io::Error::last_os_error())
+}
+
 /// Raises the soft limit of open descriptors to the hard one and returns it (getrlimit(2)).
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! One direction: read, write, pass the end on.
 
 use super::Clock;
+use super::splice::{Fill, Pipe};
 use crate::record::Side;
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
@@ -33,6 +34,12 @@ thread_local! {
 /// After this many octets in a row other connections of the worker get their turn.
 const TURN: usize = 1024 * 1024;
 
+/// A direction that has moved this much is bulk, and a pipe moves on what it has to say.
+const BULK: u32 = 256 * 1024;
+
+/// Less than this at once is cheaper to copy.
+const WORTH_A_PIPE: usize = 16 * 1024;
+
 /// A direction. Polled by hand, because an idle connection is little else than two of these: as async functions they
 /// would be ten times as large.
 pub(super) struct Half<'a> {
@@ -42,13 +49,23 @@ pub(super) struct Half<'a> {
     pub(super) from: Side,
     pub(super) clock: &'a Clock<'a>,
     /// Read, and not yet taken by the sink.
-    pub(super) rest: Bytes,
+    rest: Bytes,
+    /// A pipe with octets in it that the sink has not taken yet; held no longer than that.
+    pipe: Option<Box<Pipe>>,
+    /// Copied so far, up to `BULK`.
+    copied: u32,
+    /// There was much to read at once the last time.
+    much: bool,
     pub(super) finish: Option<Finish>,
 }
 
 enum Step {
-    /// Read, and written as far as the sink took it.
+    /// Read; what the sink did not take yet is held.
     Moved(usize),
+    /// The same, into a pipe that has room left: either that was all, or urgent data comes next.
+    Drained(usize),
+    /// Only a plain read can tell what there is, or there is no pipe.
+    Unclear,
     /// There is nothing to read now.
     Dry,
     Finished,
@@ -56,7 +73,17 @@ enum Step {
     SinkGone,
 }
 
-impl Half<'_> {
+impl<'a> Half<'a> {
+    /// `first` goes before anything that is read.
+    pub(super) const fn new(
+        (src, dst): (&'a TcpStream, &'a TcpStream),
+        from: Side,
+        clock: &'a Clock<'a>,
+        first: Bytes,
+    ) -> Self {
+        Self { src, dst, from, clock, rest: first, pipe: None, copied: 0, much: false, finish: None }
+    }
+
     /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.finish.is_some() {
@@ -67,25 +94,49 @@ impl Half<'_> {
             self.clock.broken.store(true, Ordering::Relaxed);
         }
         self.finish = Some(finish);
+        self.pipe = None;
         Poll::Ready(())
     }
 
     fn copy(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
         let mut turn: usize = 0;
+        // The next read is a plain one, whatever there was the last time.
+        let mut plain = false;
         while turn < TURN {
+            if self.pipe.is_some() {
+                match ready!(self.pour(cx)) {
+                    true => continue,
+                    false => return Poll::Ready(Finish::SinkGone),
+                }
+            }
             if !self.rest.is_empty() {
                 match ready!(self.write_rest(cx)) {
                     true => continue,
                     false => return Poll::Ready(Finish::SinkGone),
                 }
             }
-            match self.step() {
-                Step::Moved(octets) => turn = turn.saturating_add(octets),
+            let step = match self.much && self.copied >= BULK && !plain {
+                true => self.fill(),
+                false => self.step(),
+            };
+            match step {
+                Step::Moved(octets) => {
+                    turn = turn.saturating_add(octets);
+                    self.much = octets >= WORTH_A_PIPE || (plain && self.much);
+                    plain = false;
+                }
+                Step::Drained(octets) => {
+                    turn = turn.saturating_add(octets);
+                    self.much = octets >= WORTH_A_PIPE;
+                    plain = true;
+                }
+                Step::Unclear => plain = true,
                 Step::Dry => {
                     // An error here means that the runtime shuts down; then all of this is about to be dropped.
                     if ready!(self.src.poll_read_ready(cx)).is_err() {
                         return Poll::Ready(Finish::SourceGone);
                     }
+                    plain = false;
                 }
                 Step::Finished => return Poll::Ready(self.pass_end_on()),
                 Step::SourceGone => return Poll::Ready(Finish::SourceGone),
@@ -94,6 +145,43 @@ impl Half<'_> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Fills a pipe, to be poured out next.
+    fn fill(&mut self) -> Step {
+        let Some(mut pipe) = Pipe::take() else { return Step::Unclear };
+        let step = match pipe.fill(self.src) {
+            Ok(Fill::Filled { octets, more: true }) => Step::Moved(octets),
+            Ok(Fill::Filled { octets, more: false }) => Step::Drained(octets),
+            Ok(Fill::Unclear) => Step::Unclear,
+            Ok(Fill::Dry) => Step::Dry,
+            Err(_) => Step::SourceGone,
+        };
+        if pipe.is_empty() {
+            pipe.back();
+        } else {
+            self.clock.touch();
+            self.pipe = Some(pipe);
+        }
+        step
+    }
+
+    /// Pours the pipe out as far as the sink takes it; false if the sink is gone.
+    fn pour(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(true) };
+        match pipe.pour(self.dst) {
+            Ok(poured) => self.clock.moved(self.from, poured),
+            Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                return self.dst.poll_write_ready(cx).map(|ready| ready.is_ok());
+            }
+            Err(_) => return Poll::Ready(false),
+        }
+        if pipe.is_empty() {
+            if let Some(pipe) = self.pipe.take() {
+                pipe.back();
+            }
+        }
+        Poll::Ready(true)
     }
 
     /// Reads once and writes once, by way of the worker's buffer.
@@ -115,6 +203,7 @@ impl Half<'_> {
                 Err(_) => return Step::SinkGone,
             };
             self.clock.moved(self.from, written);
+            self.copied = self.copied.saturating_add(u32::try_from(octets).unwrap_or(BULK)).min(BULK);
             self.rest = Bytes::copy_from_slice(read.get(written..).unwrap_or_default());
             Step::Moved(octets)
         })

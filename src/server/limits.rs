@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 
 /// Descriptors of one connection: the client's and the far side's.
 const PER_CONNECTION: u64 = 2;
-/// Descriptors besides connections: stdio, log, signals, the resolver's files and sockets.
-const RESERVE: u64 = 64;
+/// Descriptors besides connections: stdio, log, signals, the resolver's files and sockets; the relay's pipes.
+const RESERVE: u64 = 64 + crate::relay::PIPE_DESCRIPTORS as u64;
 /// Descriptors of a worker: epoll, its wake-up, its listeners.
 const PER_WORKER: u64 = 8;
 
@@ -80,16 +80,16 @@ mod tests {
     #[test]
     fn two_descriptors_a_connection_and_a_reserve() {
         let limits = |n, asked| Limits::from(n, NonZeroUsize::new(asked), 2);
-        assert_eq!(limits(1024, 0).unwrap(), Limits { descriptors: 1024, connections: 472, bounded: false });
+        assert_eq!(limits(1024, 0).unwrap(), Limits { descriptors: 1024, connections: 440, bounded: false });
         assert_eq!(limits(1024, 100).unwrap().connections, 100);
         assert_eq!(
             limits(1024, 5000).unwrap(),
-            Limits { descriptors: 1024, connections: 472, bounded: true }
+            Limits { descriptors: 1024, connections: 440, bounded: true }
         );
-        assert!(limits(82, 0).unwrap().connections == 1);
-        let refused = limits(81, 0).unwrap_err().to_string();
+        assert!(limits(146, 0).unwrap().connections == 1);
+        let refused = limits(145, 0).unwrap_err().to_string();
         assert!(
-            refused.contains("81") && refused.contains("82") && refused.contains("LimitNOFILE"),
+            refused.contains("145") && refused.contains("146") && refused.contains("LimitNOFILE"),
             "{refused}"
         );
     }

@@ -1,0 +1,167 @@
+//! Pipes, for moving bytes from socket to socket without copying them (splice(2)).
+//!
+//! What the kernel does, and what follows from it here:
+//! - A pipe has slots for pages, and a slot may hold any part of one, or of several in a row: how many octets fit
+//!   depends on how they arrived. So a pipe is filled only when it is empty: then "try again" can only mean the socket.
+//! - Splicing stops at urgent data, also where it is taken inline, and reports that as nothing there, or even as the end
+//!   of data if that has been received too (`tcp_splice_read` in the kernel). So neither is believed: a plain read tells.
+//! - An error is taken from the socket by whoever is told of it: a plain read afterwards would report an end of data.
+//!   So an error is believed at once.
+//! - A user without privileges has 64 MiB of pipes (`pipe-user-pages-soft`, pipe(7)); beyond them `F_SETPIPE_SZ` is
+//!   refused, and new pipes have two pages. Those would be slower than copying.
+
+use crate::sys;
+use std::cell::{Cell, RefCell};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Pipes of all workers together, in use or kept: half of what the kernel allows a user without privileges.
+pub(super) const PIPES: usize = 32;
+
+/// Octets moved at once.
+const AT_ONCE: usize = 1024 * 1024;
+
+/// Sizes that are asked for, best first; the last is what Linux gives by default. Smaller is not worth it.
+const SIZES: [usize; 3] = [AT_ONCE, 256 * 1024, 64 * 1024];
+
+/// How often a worker goes without before it tries again to make a pipe that the system refused.
+const REFUSED: u32 = 256;
+
+/// How many there are.
+static MADE: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static POOL: RefCell<Vec<Box<Pipe>>> = const { RefCell::new(Vec::new()) };
+    static GO_WITHOUT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A pipe, and how many octets are in it. Dropped, it is closed with them; only an empty one goes [back](Self::back).
+#[derive(Debug)]
+pub(super) struct Pipe {
+    read: PipeReader,
+    write: PipeWriter,
+    size: usize,
+    held: usize,
+    _counted: Counted,
+}
+
+/// What a socket had for a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    Filled {
+        octets: usize,
+        /// The pipe may have been full before the socket was empty.
+        more: bool,
+    },
+    /// Nothing, or the end of data, or urgent data.
+    Unclear,
+    /// It is known to have nothing: there was no need to ask.
+    Dry,
+}
+
+/// A share in [`MADE`].
+#[derive(Debug)]
+struct Counted;
+
+impl Counted {
+    fn new() -> Option<Self> {
+        let one_more = |made: usize| made.checked_add(1).filter(|made| *made <= PIPES);
+        MADE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        MADE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pipe {
+    /// An empty pipe, if one can be had.
+    pub(super) fn take() -> Option<Box<Self>> {
+        if let Some(pipe) = POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten() {
+            return Some(pipe);
+        }
+        if let Some(left) = GO_WITHOUT.get().checked_sub(1) {
+            GO_WITHOUT.set(left);
+            return None;
+        }
+        let counted = Counted::new()?;
+        let made = Self::new(counted);
+        if made.is_none() {
+            GO_WITHOUT.set(REFUSED);
+        }
+        made
+    }
+
+    /// None if the system refuses, or gives one so small that copying is faster.
+    fn new(counted: Counted) -> Option<Box<Self>> {
+        let (read, write) = io::pipe().ok()?;
+        let granted = SIZES.iter().find_map(|size| sys::set_pipe_size(write.as_fd(), *size).ok());
+        let size = granted.or_else(|| sys::pipe_size(write.as_fd()).ok())?;
+        let worth_it = SIZES.last().is_some_and(|least| size >= *least);
+        worth_it.then(|| Box::new(Self { read, write, size, held: 0, _counted: counted }))
+    }
+
+    /// Done with it. A worker keeps one for the next time, and more while there are not many.
+    pub(super) fn back(self: Box<Self>) {
+        if self.held > 0 {
+            return;
+        }
+        // An error means that the thread is about to end.
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.is_empty() || MADE.load(Ordering::Relaxed) <= PIPES / 2 {
+                pool.push(self);
+            }
+        });
+    }
+
+    /// Whether nothing is in it.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Takes what the socket has. To be called when the pipe is empty.
+    ///
+    /// # Errors
+    /// The socket's own: it was reset.
+    pub(super) fn fill(&mut self, src: &TcpStream) -> io::Result<Fill> {
+        // "Try again" must not reach the runtime here, which would believe it.
+        let spliced =
+            src.try_io(Interest::READABLE, || match sys::splice(src.as_fd(), self.write.as_fd(), AT_ONCE) {
+                Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
+                    Ok(0)
+                }
+                spliced => spliced,
+            });
+        match spliced {
+            Ok(0) => Ok(Fill::Unclear),
+            Ok(octets) => {
+                self.held = octets;
+                // Full segments fill more than a third of each page.
+                Ok(Fill::Filled { octets, more: octets >= self.size / 4 })
+            }
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Dry),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Gives the socket what it takes; tells how much.
+    ///
+    /// # Errors
+    /// The socket's own; `WouldBlock` if it takes nothing now.
+    pub(super) fn pour(&mut self, dst: &TcpStream) -> io::Result<usize> {
+        let spliced =
+            dst.try_io(Interest::WRITABLE, || sys::splice(self.read.as_fd(), dst.as_fd(), self.held))?;
+        self.held = self.held.saturating_sub(spliced);
+        if self.held > 0 {
+            // It took less than there was, so it is full: the runtime is told so now, which saves a system call.
+            let _ = dst.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        Ok(spliced)
+    }
+}
