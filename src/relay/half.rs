@@ -56,6 +56,8 @@ pub(super) struct Half<'a> {
     copied: u32,
     /// There was much to read at once the last time.
     much: bool,
+    /// A pipe was of use.
+    spliced: bool,
     pub(super) finish: Option<Finish>,
 }
 
@@ -81,7 +83,18 @@ impl<'a> Half<'a> {
         clock: &'a Clock<'a>,
         first: Bytes,
     ) -> Self {
-        Self { src, dst, from, clock, rest: first, pipe: None, copied: 0, much: false, finish: None }
+        Self {
+            src,
+            dst,
+            from,
+            clock,
+            rest: first,
+            pipe: None,
+            copied: 0,
+            much: false,
+            spliced: false,
+            finish: None,
+        }
     }
 
     /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
@@ -161,6 +174,7 @@ impl<'a> Half<'a> {
             pipe.back();
         } else {
             self.clock.touch();
+            self.spliced = true;
             self.pipe = Some(pipe);
         }
         step
@@ -193,7 +207,8 @@ impl<'a> Half<'a> {
                 Err(err) if err.kind() == ErrorKind::WouldBlock => return Step::Dry,
                 Err(_) => return Step::SourceGone,
             };
-            if octets < buffer.len() {
+            // A bulk direction takes the longer way, which does not stop at urgent data.
+            if octets < buffer.len() && !self.spliced {
                 drained(self.src);
             }
             let read = buffer.get(..octets).unwrap_or_default();

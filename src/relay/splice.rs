@@ -165,3 +165,103 @@ impl Pipe {
         Ok(spliced)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (one, other) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (one.unwrap(), other.unwrap().0)
+    }
+
+    /// Other tests take pipes too, and give them back.
+    async fn take() -> Box<Pipe> {
+        loop {
+            match Pipe::take() {
+                Some(pipe) => return pipe,
+                None => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    fn kept() -> usize {
+        POOL.with_borrow(Vec::len)
+    }
+
+    #[tokio::test]
+    async fn a_pipe_with_octets_left_is_never_used_again() {
+        let (mut one, src) = pair().await;
+        one.write_all(b"left over").await.unwrap();
+        src.readable().await.unwrap();
+        let mut pipe = take().await;
+        assert_eq!(pipe.fill(&src).unwrap(), Fill::Filled { octets: 9, more: false });
+        let mut other_end = pipe.read.try_clone().unwrap();
+        pipe.back();
+        assert_eq!(kept(), 0);
+        // It is closed for writing too, or this would wait for ever.
+        let mut left = String::new();
+        other_end.read_to_string(&mut left).unwrap();
+        assert_eq!(left, "left over");
+
+        take().await.back();
+        assert_eq!(kept(), 1, "an empty one is");
+        POOL.take();
+    }
+
+    #[tokio::test]
+    async fn there_are_never_more_than_so_many() {
+        let mut pipes = Vec::new();
+        while let Some(pipe) = Pipe::take() {
+            assert!(pipe.size >= *SIZES.last().unwrap());
+            pipes.push(pipe);
+            assert!(pipes.len() <= PIPES && MADE.load(Ordering::Relaxed) <= PIPES);
+        }
+        // At the limit a worker keeps one.
+        for pipe in pipes.drain(..).take(5) {
+            pipe.back();
+        }
+        assert!(kept() >= 1);
+        POOL.take();
+    }
+
+    #[tokio::test]
+    async fn what_splice_says_is_told_apart() {
+        let (mut one, src) = pair().await;
+        let mut pipe = take().await;
+        // Nobody knows yet whether there is anything: it has to be asked once, and reading tells.
+        src.writable().await.unwrap();
+        let first = pipe.fill(&src).unwrap();
+        assert!(matches!(first, Fill::Dry | Fill::Unclear), "{first:?}");
+        one.write_all(&[1; 300_000]).await.unwrap();
+        drop(one);
+        src.readable().await.unwrap();
+        let (mut all, (dst, mut end)) = (0, pair().await);
+        while let Fill::Filled { octets, .. } = pipe.fill(&src).unwrap() {
+            all += octets;
+            let sent = std::thread::spawn(move || {
+                let mut end = end.into_std().unwrap();
+                end.set_nonblocking(false).unwrap();
+                end.read_exact(&mut vec![0; octets]).unwrap();
+                end
+            });
+            while !pipe.is_empty() {
+                dst.writable().await.unwrap();
+                let _full = pipe.pour(&dst);
+            }
+            let read = sent.join().unwrap();
+            read.set_nonblocking(true).unwrap();
+            end = TcpStream::from_std(read).unwrap();
+        }
+        assert_eq!(all, 300_000);
+        // The end of data is left for a plain read to see.
+        assert_eq!(src.try_read(&mut [0]).unwrap(), 0);
+        assert_eq!(pipe.fill(&src).unwrap(), Fill::Unclear);
+        pipe.back();
+    }
+}
