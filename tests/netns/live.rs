@@ -74,9 +74,9 @@ fn one_client_has_no_more_than_its_share() {
 fn few_descriptors_are_enough_for_few_connections_and_come_back() {
     let lab = Lab::router();
     let server = lab.echo(80);
-    let daemon = lab.start(&["--workers", "1"]).nofile(96).run();
+    let daemon = lab.start(&["--workers", "1"]).nofile(160).run();
     lab.load_rules();
-    daemon.line("limits: 12 connections, 96 descriptors");
+    daemon.line("limits: 12 connections, 160 descriptors");
     let before = daemon.fds();
     for _ in 0..2 {
         let hits = server.hits();

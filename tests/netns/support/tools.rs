@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("prlimit", "util-linux"),
     ("setpriv", "util-linux"),
     ("squid", "squid"),
+    ("strace", "strace"),
     ("tinyproxy", "tinyproxy-bin"),
 ];
 
