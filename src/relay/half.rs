@@ -115,7 +115,7 @@ impl<'a> Half<'a> {
         let mut turn: usize = 0;
         // The next read is a plain one, whatever there was the last time.
         let mut plain = false;
-        while turn < TURN {
+        loop {
             if self.pipe.is_some() {
                 match ready!(self.pour(cx)) {
                     true => continue,
@@ -127,6 +127,11 @@ impl<'a> Half<'a> {
                     true => continue,
                     false => return Poll::Ready(Finish::SinkGone),
                 }
+            }
+            // Not before nothing is held any more: others may need the pipe.
+            if turn >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let step = match self.much && self.copied >= BULK && !plain {
                 true => self.fill(),
@@ -156,8 +161,6 @@ impl<'a> Half<'a> {
                 Step::SinkGone => return Poll::Ready(Finish::SinkGone),
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// Fills a pipe, to be poured out next.
@@ -186,14 +189,18 @@ impl<'a> Half<'a> {
         match pipe.pour(self.dst) {
             Ok(poured) => self.clock.moved(self.from, poured),
             Err(err) if err.kind() == ErrorKind::WouldBlock => {
-                return self.dst.poll_write_ready(cx).map(|ready| ready.is_ok());
+                if !pipe.is_wanted() {
+                    return self.dst.poll_write_ready(cx).map(|ready| ready.is_ok());
+                }
+                match pipe.copy_out() {
+                    Ok(rest) => self.rest = rest.into(),
+                    Err(_) => return Poll::Ready(false),
+                }
             }
             Err(_) => return Poll::Ready(false),
         }
-        if pipe.is_empty() {
-            if let Some(pipe) = self.pipe.take() {
-                pipe.back();
-            }
+        if let Some(empty) = self.pipe.take_if(|pipe| pipe.is_empty()) {
+            empty.back();
         }
         Poll::Ready(true)
     }

@@ -12,7 +12,7 @@
 
 use crate::sys;
 use std::cell::{Cell, RefCell};
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::Interest;
@@ -24,6 +24,10 @@ pub(super) const PIPES: usize = 32;
 /// Octets moved at once.
 const AT_ONCE: usize = 1024 * 1024;
 
+/// The same while more than half of the pipes are in existence. A sink that is slow to take it gets it copied, and the
+/// pipe is free: else those that stopped reading would in the end have all pipes.
+const AT_ONCE_OF_FEW: usize = 64 * 1024;
+
 /// Sizes that are asked for, best first; the last is what Linux gives by default. Smaller is not worth it.
 const SIZES: [usize; 3] = [AT_ONCE, 256 * 1024, 64 * 1024];
 
@@ -34,6 +38,7 @@ const REFUSED: u32 = 256;
 static MADE: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "a connection holds the box: it has no room for what is in it")]
     static POOL: RefCell<Vec<Box<Pipe>>> = const { RefCell::new(Vec::new()) };
     static GO_WITHOUT: Cell<u32> = const { Cell::new(0) };
 }
@@ -79,6 +84,11 @@ impl Drop for Counted {
     }
 }
 
+/// Whether more than half of the pipes are in existence.
+fn few_left() -> bool {
+    MADE.load(Ordering::Relaxed) > PIPES / 2
+}
+
 impl Pipe {
     /// An empty pipe, if one can be had.
     pub(super) fn take() -> Option<Box<Self>> {
@@ -114,7 +124,7 @@ impl Pipe {
         // An error means that the thread is about to end.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
-            if pool.is_empty() || MADE.load(Ordering::Relaxed) <= PIPES / 2 {
+            if pool.is_empty() || !few_left() {
                 pool.push(self);
             }
         });
@@ -130,9 +140,10 @@ impl Pipe {
     /// # Errors
     /// The socket's own: it was reset.
     pub(super) fn fill(&mut self, src: &TcpStream) -> io::Result<Fill> {
+        let at_once = if few_left() { AT_ONCE_OF_FEW } else { AT_ONCE };
         // "Try again" must not reach the runtime here, which would believe it.
         let spliced =
-            src.try_io(Interest::READABLE, || match sys::splice(src.as_fd(), self.write.as_fd(), AT_ONCE) {
+            src.try_io(Interest::READABLE, || match sys::splice(src.as_fd(), self.write.as_fd(), at_once) {
                 Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
                     Ok(0)
                 }
@@ -143,11 +154,27 @@ impl Pipe {
             Ok(octets) => {
                 self.held = octets;
                 // Full segments fill more than a third of each page.
-                Ok(Fill::Filled { octets, more: octets >= self.size / 4 })
+                Ok(Fill::Filled { octets, more: octets >= at_once.min(self.size / 4) })
             }
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(Fill::Dry),
             Err(err) => Err(err),
         }
+    }
+
+    /// Whether others need this pipe, and what is in it is not too much to be copied.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.held <= AT_ONCE_OF_FEW && few_left()
+    }
+
+    /// Empties it.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub(super) fn copy_out(&mut self) -> io::Result<Vec<u8>> {
+        let mut octets = vec![0; self.held];
+        self.read.read_exact(&mut octets)?;
+        self.held = 0;
+        Ok(octets)
     }
 
     /// Gives the socket what it takes; tells how much.
@@ -169,7 +196,6 @@ impl Pipe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 

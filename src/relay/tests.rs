@@ -258,8 +258,9 @@ async fn bulk_and_small_talk_take_turns_in_both_directions() {
     assert!(up == sent && down == sent);
     drop((to_client, to_server, from_client, from_server));
     assert_eq!(b.relay.await.unwrap().cause, Cause::Closed);
-    assert_eq!(b.meters.up.load(Ordering::Relaxed), (all + sent.len()) as u64);
-    assert_eq!(b.meters.down.load(Ordering::Relaxed), (all + sent.len()) as u64);
+    all += sent.len();
+    assert_eq!(b.meters.up.load(Ordering::Relaxed), all as u64);
+    assert_eq!(b.meters.down.load(Ordering::Relaxed), all as u64);
 }
 
 /// Writes until nothing more is taken: then every buffer on the way is full, and so is a pipe.
@@ -304,13 +305,11 @@ async fn the_end_comes_after_everything_that_was_in_the_pipe() {
     let sent = bytes(1_000_000);
     let mut b = bench(Pending::default(), LONG).await;
     let mut all: usize = 0;
-    loop {
-        match tokio::time::timeout(Duration::from_millis(100), b.server.write(&sent[all % sent.len()..]))
-            .await
-        {
-            Ok(wrote) => all += wrote.unwrap(),
-            Err(_) => break,
-        }
+    let stalled = Duration::from_millis(100);
+    while let Ok(wrote) =
+        tokio::time::timeout(stalled, b.server.write(sent.get(all % sent.len()..).unwrap())).await
+    {
+        all = all.checked_add(wrote.unwrap()).unwrap();
     }
     b.server.shutdown().await.unwrap();
     let got = read_all(&mut b.client).await;

@@ -111,8 +111,8 @@ fn a_hundred_bulk_streams_share_the_pipes_there_are() {
     for stream in &mut streams {
         compare(stream, &expected[..MIB]);
     }
-    // Nobody reads on: pipes fill and are held, as many as there may be.
-    wait::holds("pipes to be held", || descriptors(&daemon).0 > pipes_before + 2 * KEPT);
+    // Nobody reads on: pipes fill and are held, but never all that there may be.
+    wait::holds("pipes to be held", || descriptors(&daemon).0 >= pipes_before + KEPT);
     wait::holds("the daemon to have nothing to do", || {
         let before = daemon.cpu_ticks();
         thread::sleep(std::time::Duration::from_millis(100));
@@ -120,6 +120,8 @@ fn a_hundred_bulk_streams_share_the_pipes_there_are() {
         daemon.cpu_ticks() == before
     });
     assert_eq!(server.hits(), STREAMS);
+    // So one that reads still gets one.
+    assert!(descriptors(&daemon).0 < pipes_before + 2 * PIPES, "not all are held");
     // One that goes away with its pipe full takes what is in there along.
     let gone = streams.split_off(STREAMS - 40);
     gone.into_iter().for_each(reset);
