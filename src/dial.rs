@@ -46,7 +46,7 @@ pub struct Far<'a> {
     /// What came right behind the upstream's reply; it is the client's.
     pub early: Bytes,
     /// Tells our own connection from a client's, should it come back to us.
-    pub ticket: Dialled<'a>,
+    pub ticket: Option<Dialled<'a>>,
 }
 
 impl Dialler {
@@ -114,7 +114,14 @@ impl Dialler {
             far.socket.stream_mut().write_all(&request).await.map_err(DialError::HungUp)?;
             read_reply(&mut far.socket, want_page, deadline).await
         };
-        far.early = timeout_at(deadline, answer).await.map_err(|_| DialError::ReplyTimeout)??;
+        match timeout_at(deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
+            Ok(early) => far.early = early,
+            // Not the upstream broke it off: we did, at the other end.
+            Err(_) if far.ticket.as_ref().is_some_and(Dialled::came_back) => {
+                return Err(DialError::Loop { addr: far.addr });
+            }
+            Err(err) => return Err(err),
+        }
         Ok(far)
     }
 
@@ -161,8 +168,12 @@ impl Dialler {
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far<'_>, DialError> {
         let (stream, addr) = connect::first_of(addrs, deadline).await?;
         let socket = Socket::new(stream);
-        let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
-        let ticket = self.loops.dialled(crate::addr::unmapped(local)).ok_or(DialError::Loop { addr })?;
+        let ticket = if self.loops.armed() {
+            let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
+            Some(self.loops.dialled(crate::addr::unmapped(local)).ok_or(DialError::Loop { addr })?)
+        } else {
+            None
+        };
         Ok(Far { socket, addr, early: Bytes::new(), ticket })
     }
 }
