@@ -46,7 +46,7 @@ pub struct Far<'a> {
     /// What came right behind the upstream's reply; it is the client's.
     pub early: Bytes,
     /// Tells our own connection from a client's, should it come back to us.
-    pub ticket: Dialled<'a>,
+    pub ticket: Option<Dialled<'a>>,
 }
 
 impl Dialler {
@@ -166,8 +166,12 @@ impl Dialler {
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far<'_>, DialError> {
         let (stream, addr) = connect::first_of(addrs, deadline).await?;
         let socket = Socket::new(stream);
-        let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
-        let ticket = self.loops.dialled(crate::addr::unmapped(local)).ok_or(DialError::Loop { addr })?;
+        let ticket = if self.loops.armed() {
+            let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
+            Some(self.loops.dialled(crate::addr::unmapped(local)).ok_or(DialError::Loop { addr })?)
+        } else {
+            None
+        };
         Ok(Far { socket, addr, early: Bytes::new(), ticket })
     }
 }

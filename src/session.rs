@@ -127,7 +127,9 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
             far.close();
             end
         }
-        _ if ticket.came_back() => End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC),
+        _ if ticket.is_some_and(|ticket| ticket.came_back()) => {
+            End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
+        }
         _ => end,
     }
 }

@@ -7,7 +7,7 @@ use serde::ser::{SerializeMap, Serializer};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How an entry is written.
 #[derive(Clone, Copy)]
@@ -18,12 +18,18 @@ pub(super) struct Form {
 
 /// Octets put together before they are written.
 const BATCH: usize = 64 * 1024;
+/// How long the first entry of a batch waits for others. A busy worker then wakes this thread a hundred times a second
+/// at most, and not for each record.
+const GATHER: Duration = Duration::from_millis(10);
 
 pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write, form: Form) {
     let mut batch = Vec::new();
     let mut ended = false;
     while !ended {
         let Ok(first) = entries.recv() else { return };
+        if !matches!(first, Entry::End) {
+            std::thread::sleep(GATHER);
+        }
         let mut taken: usize = 0;
         let mut next = Some(first);
         while let Some(entry) = next {

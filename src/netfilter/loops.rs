@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many open connections from an address of our own (or of the upstream's) may have the same first bytes and the
@@ -21,6 +22,9 @@ pub const MAX_REPEATS: usize = 128;
 /// The connections that might be loops.
 #[derive(Debug, Default)]
 pub struct Loops {
+    /// A connection from an address of our own has been seen. Without one, none of ours can have come back, and what we
+    /// dial need not be registered: on a router that carries others' connections only, it never is.
+    armed: AtomicBool,
     ends: Mutex<Ends>,
     repeats: Mutex<HashMap<(SocketAddr, u64), usize>>,
     hasher: RandomState,
@@ -43,6 +47,7 @@ impl Loops {
     /// A connection was accepted from an address of our own. None: it is one that we dialled.
     #[must_use]
     pub fn accepted(&self, peer: SocketAddr) -> Option<Accepted<'_>> {
+        self.armed.store(true, Ordering::Relaxed);
         let mut ends = lock(&self.ends);
         if let Some(seen) = ends.dialled.get_mut(&peer) {
             *seen = true;
@@ -51,6 +56,13 @@ impl Loops {
         let count = ends.accepted.entry(peer).or_insert(0);
         *count = count.saturating_add(1);
         Some(Accepted { loops: self, peer })
+    }
+
+    /// Whether what is dialled has to be registered. If not, and the first one comes back all the same, it is taken for
+    /// a client's, and the one that is dialled for it is registered and found.
+    #[must_use]
+    pub fn armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
     }
 
     /// A connection was dialled from this local address. None: it is one that we accepted.
@@ -144,10 +156,11 @@ mod tests {
     fn each_end_finds_the_other_whoever_is_first() {
         let loops = Loops::default();
         let ours = "10.0.0.1:40000".parse().unwrap();
+        assert!(!loops.armed());
         let dialled = loops.dialled(ours).unwrap();
         assert!(!dialled.came_back());
         assert!(loops.accepted(ours).is_none());
-        assert!(dialled.came_back());
+        assert!(loops.armed() && dialled.came_back());
         drop(dialled);
         let accepted = loops.accepted(ours).unwrap();
         assert!(loops.dialled(ours).is_none());

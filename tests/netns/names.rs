@@ -77,6 +77,7 @@ fn only_a_canonical_name_reaches_the_request_line() {
         let web = if number % 2 == 0 { WEB_V4.to_owned() } else { format!("[{WEB_V6}]") };
         let dst = format!("{web}:{port}");
         let mut stream = lab.connect(&dst);
+        let client = stream.local_addr().unwrap().to_string();
         stream.write_all(&first).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let (bytes, end) = read_to_end(&mut stream);
@@ -86,12 +87,11 @@ fn only_a_canonical_name_reaches_the_request_line() {
         let target = name.map_or_else(|| dst.clone(), |name| format!("{name}:{port}"));
         // Also checks that the head has these two lines, and nothing of the client's in them.
         assert_eq!(upstream.targets().last(), Some(&target), "{:?}", String::from_utf8_lossy(&first));
-        expected.push((dst, name));
+        expected.push((client, dst, name));
     }
-    let records = daemon.wait_records(expected.len());
-    assert_eq!(records.len(), expected.len());
-    for (record, (dst, name)) in records.iter().zip(expected) {
-        assert_eq!(record["dst"], dst, "{record}");
+    assert_eq!(daemon.wait_records(expected.len()).len(), expected.len());
+    for (client, dst, name) in expected {
+        let record = daemon.record(|r| r["client"] == client && r["dst"] == dst);
         assert_eq!(record["host"].as_str(), name, "{record}");
         assert_eq!(record["no_host"].is_string(), name.is_none(), "{record}");
     }

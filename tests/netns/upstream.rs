@@ -299,8 +299,9 @@ fn an_upstream_that_moves_is_found_again() {
         let page = page();
         assert!(page.ok(), "{page:?}");
     }
-    assert_eq!(daemon.records().len(), 4, "one record a connection, tried twice or not");
-    assert!(daemon.records()[2..].iter().all(|r| r["dialled"] == format!("{NEW_HOME}:{port}")));
+    let records = daemon.wait_records(4);
+    assert_eq!(records.len(), 4, "one record a connection, tried twice or not");
+    assert!(records[2..].iter().all(|r| r["dialled"] == format!("{NEW_HOME}:{port}")), "{records:?}");
     proxy.process.line("CONNECT www.example.com:443 HTTP/1.1");
 }
 
