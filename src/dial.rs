@@ -117,7 +117,9 @@ impl Dialler {
         match timeout_at(deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
             Ok(early) => far.early = early,
             // Not the upstream broke it off: we did, at the other end.
-            Err(_) if far.ticket.came_back() => return Err(DialError::Loop { addr: far.addr }),
+            Err(_) if far.ticket.as_ref().is_some_and(Dialled::came_back) => {
+                return Err(DialError::Loop { addr: far.addr });
+            }
             Err(err) => return Err(err),
         }
         Ok(far)
