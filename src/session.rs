@@ -10,7 +10,7 @@ use crate::addr::ClientAddr;
 use crate::dial::{DialError, Dialler, Far};
 use crate::intake::{self, Intake};
 use crate::log::Log;
-use crate::netfilter;
+use crate::netfilter::{self, Dialled};
 use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Timeouts};
@@ -127,7 +127,7 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
             far.close();
             end
         }
-        _ if ticket.is_some_and(|ticket| ticket.came_back()) => {
+        _ if ticket.as_ref().is_some_and(Dialled::came_back) => {
             End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
         }
         _ => end,
