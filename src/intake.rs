@@ -34,6 +34,9 @@ pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) 
     let mut first = BytesMut::new();
     let mut looks_like = Protocol::Unknown;
     let mut looks: u32 = 0;
+    // Most clients have spoken by the time that they are accepted. One turn of the runtime shows it, and spares their
+    // connections a timer.
+    tokio::task::yield_now().await;
     let why = loop {
         if first.len() >= max_bytes {
             break NoHost::OverBudget;

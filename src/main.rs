@@ -2,6 +2,7 @@
 
 use clap::CommandFactory;
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use wayleave::log::{self, Log, under_journald};
 use wayleave::netfilter::{Loops, OwnAddrs};
 use wayleave::relay::Timeouts;
 use wayleave::resolve::Resolver;
-use wayleave::server::{Limits, Listeners, Server};
+use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::Context;
 use wayleave::settings::{Process, Settings};
 use wayleave::signal::{Event, Signals};
@@ -26,6 +27,7 @@ const BAD_CONFIGURATION: u8 = 78;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
+    let handed_over = handed_over();
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(err) => {
@@ -57,7 +59,14 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    match run(&cli, settings, filter) {
+    let handed_over = match handed_over {
+        Ok(listeners) => listeners,
+        Err(err) => {
+            eprintln!("wayleave: {err}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match run(&cli, settings, filter, &handed_over) {
         (Ok(()), _) => ExitCode::SUCCESS,
         (Err(err), said) => {
             // Where nobody reads the log, nobody reads this, and to write it would wait for ever.
@@ -72,7 +81,7 @@ fn main() -> ExitCode {
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Runs to the end; also tells whether the log was written out.
-fn run(cli: &Cli, settings: Settings, filter: EnvFilter) -> (Outcome, bool) {
+fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListener]) -> (Outcome, bool) {
     let timestamps = !under_journald();
     let format = settings.log_format;
     let (log, writer) = match Log::start(io::stderr(), format, timestamps) {
@@ -86,7 +95,7 @@ fn run(cli: &Cli, settings: Settings, filter: EnvFilter) -> (Outcome, bool) {
             .enable_all()
             .max_blocking_threads(wayleave::resolve::MAX_LOOKUPS)
             .build()?;
-        let outcome = runtime.block_on(serve(cli, settings, log));
+        let outcome = runtime.block_on(serve(cli, settings, log, handed_over));
         // A lookup may hang for as long as the system's resolver likes; nobody waits for it any more.
         runtime.shutdown_background();
         outcome
@@ -94,13 +103,16 @@ fn run(cli: &Cli, settings: Settings, filter: EnvFilter) -> (Outcome, bool) {
     (outcome, writer.finish(LAST_WORDS))
 }
 
-async fn serve(cli: &Cli, settings: Settings, log: Log) -> Outcome {
+async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
     let signals = Signals::new()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
     let limits = Limits::raise(settings.max_connections, workers)?;
-    let listeners = Listeners::bind(&settings.listen, workers)?;
-    announce(&settings, &listeners, limits, workers);
+    let listeners = match handed_over {
+        [] => Listeners::bind(&settings.listen, workers)?,
+        sockets => Listeners::share(sockets, workers)?,
+    };
+    announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
     let ctx = Arc::new(context(settings, log));
     let server = Server::start(&ctx, listeners, limits.connections)?;
@@ -130,10 +142,10 @@ fn context(settings: Settings, log: Log) -> Context {
     }
 }
 
-fn announce(settings: &Settings, listeners: &Listeners, limits: Limits, workers: usize) {
+fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
     tracing::info!("wayleave {}", env!("CARGO_PKG_VERSION"));
     for addr in &listeners.addrs {
-        tracing::info!("listening on {addr}");
+        tracing::info!("listening on {addr}{}", if handed_over { ", handed over by systemd" } else { "" });
     }
     match &settings.upstream {
         Some(upstream) => tracing::info!(

@@ -4,7 +4,7 @@ mod half;
 mod splice;
 
 use crate::record::{Cause, End, Side};
-use crate::socket::{KEEPALIVE, gone, keep_alive};
+use crate::socket::{gone, keep_alive};
 use crate::sys;
 use bytes::Bytes;
 use half::{Finish, Half};
@@ -152,7 +152,7 @@ impl<'a> Ways<'a> {
     async fn run(&mut self, timeouts: Timeouts, clock: &Clock<'_>) -> End {
         // Set to the shortest of the times that matter from the start, and set anew only when it runs out: to move a
         // timer forward when a direction ends would cost a system call for every connection.
-        let shortest = timeouts.half_closed().min(KEEPALIVE);
+        let shortest = timeouts.half_closed().min(KEPT_ALIVE_AFTER);
         let mut timer = pin!(sleep_until(clock.silent_until(shortest)));
         let mut kept_alive = false;
         // A side that has finished is still watched for a reset: nothing else would tell. Few connections come to
@@ -238,6 +238,10 @@ impl<'a> Ways<'a> {
         }
     }
 }
+
+/// The far side gets its keepalive when it has been relayed for this long. Not sooner than the default of the dial
+/// timeout: a timer that is later than the one before it costs nothing to set.
+const KEPT_ALIVE_AFTER: Duration = Duration::from_secs(30);
 
 /// How long a reset may be held back for what was received before it.
 const DELIVERY: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ mod limits;
 mod listen;
 
 pub use limits::{Limits, LimitsError};
-pub use listen::{ListenError, Listeners};
+pub use listen::{ListenError, Listeners, handed_over};
 
 use crate::session::Context;
 use std::io;

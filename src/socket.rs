@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// After this long without a byte the kernel begins to ask whether the other side is still there, and asks this often.
-pub const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE: Duration = Duration::from_secs(15);
 /// After so many unanswered questions the connection is over.
 const KEEPALIVE_PROBES: u32 = 9;
 

@@ -4,9 +4,23 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Takes over a descriptor that the service manager handed to this process (`sd_listen_fds(3)`). To be called before
+/// anything else of this process opens descriptors, so that the number cannot mean one of our own.
+///
+/// # Errors
+/// There is no such descriptor.
+pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD takes no pointer and changes nothing; it fails if the number is no open descriptor.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and by sd_listen_fds(3) it is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 /// Registers a listener with the runtime, to be told when connections wait. To be called within a runtime.
 ///

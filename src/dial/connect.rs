@@ -2,11 +2,12 @@
 
 use super::DialError;
 use crate::socket::is_shortage;
-use socket2::SockRef;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// Addresses of one name that are tried.
@@ -36,10 +37,22 @@ fn after(time: Duration, latest: Instant) -> Instant {
     Instant::now().checked_add(time).map_or(latest, |at| at.min(latest))
 }
 
+/// Like tokio's own connect, but for one system call: whether it worked is asked only if the kernel reports an error
+/// along with the end of the attempt (connect(2), `EINPROGRESS`).
 async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     let socket = socket(addr).await?;
     crate::socket::prepare(SockRef::from(&socket))?;
-    socket.connect(addr).await
+    match socket.connect(&addr.into()) {
+        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => return Err(err),
+        _ => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
+    let suspicious = ready.is_error() || ready.is_write_closed();
+    match if suspicious { stream.take_error()? } else { None } {
+        Some(err) => Err(err),
+        None => Ok(stream),
+    }
 }
 
 /// The longest pause between two tries for a descriptor.
@@ -47,11 +60,14 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
 /// wait.
-async fn socket(addr: SocketAddr) -> io::Result<TcpSocket> {
+async fn socket(addr: SocketAddr) -> io::Result<Socket> {
     let mut pause = Duration::from_millis(10);
     loop {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        match socket {
+        match Socket::new_raw(
+            Domain::for_address(addr),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        ) {
             Err(err) if is_shortage(&err) => {
                 tokio::time::sleep(pause).await;
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);

@@ -1,6 +1,7 @@
-//! Listeners: one a worker for each address, on one port by `SO_REUSEPORT`.
+//! Listeners: one a worker for each address, on one port by `SO_REUSEPORT`; or those that systemd hands over, shared.
 
 use super::holder;
+use crate::sys;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fmt;
 use std::io;
@@ -66,6 +67,39 @@ impl Listeners {
         }
         Ok(Self { per_worker, addrs: bound })
     }
+
+    /// Gives every worker a share in sockets that were handed over: whoever is free accepts.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn share(listeners: &[TcpListener], workers: usize) -> io::Result<Self> {
+        let addrs = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let all = || listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+        let per_worker = (0..workers.max(1)).map(|_| all()).collect::<io::Result<_>>()?;
+        Ok(Self { per_worker, addrs })
+    }
+}
+
+/// The listening sockets that systemd hands over (`sd_listen_fds(3)`). To be called first of all: see [`sys::adopt`].
+///
+/// # Errors
+/// One of them is not a listening TCP socket.
+pub fn handed_over() -> Result<Vec<TcpListener>, String> {
+    let fds = sd_notify::listen_fds().map_err(|err| format!("LISTEN_FDS: {err}"))?;
+    fds.map(|fd| {
+        let wrong = |why: &dyn fmt::Display| {
+            format!("descriptor {fd} from systemd is not a listening TCP socket ({why}): see ListenStream= in the unit")
+        };
+        let socket = Socket::from(sys::adopt(fd).map_err(|err| wrong(&err))?);
+        match (socket.is_listener(), socket.r#type(), socket.local_addr().map(|addr| addr.as_socket())) {
+            (Ok(true), Ok(Type::STREAM), Ok(Some(_))) => {}
+            (Err(err), ..) => return Err(wrong(&err)),
+            _ => return Err(wrong(&"of another kind")),
+        }
+        equip(&socket).map_err(|err| wrong(&err))?;
+        Ok(socket.into())
+    })
+    .collect()
 }
 
 fn bind_all(addr: SocketAddr, workers: usize) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
@@ -102,13 +136,17 @@ fn bind(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
-    socket.set_nonblocking(true)?;
-    // Accepted connections inherit what both sides of a relay need.
-    crate::socket::prepare(SockRef::from(&socket))?;
-    crate::socket::keep_alive(SockRef::from(&socket))?;
+    equip(&socket)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Accepted connections inherit what both sides of a relay need.
+fn equip(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    crate::socket::prepare(SockRef::from(socket))?;
+    crate::socket::keep_alive(SockRef::from(socket))
 }
 
 #[cfg(test)]

@@ -325,3 +325,48 @@ fn requests_that_name_two_things() {
         assert_eq!(web.reached(), [format!("{WEB_V4}:80")]);
     }
 }
+
+/// A hello with these server_name lists, one extension each, with a host_name for each of its names.
+fn hello_with(lists: &[&[&str]]) -> Vec<u8> {
+    let sized = |bytes: Vec<u8>| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+    let entry = |name: &&str| [vec![0], sized(name.as_bytes().to_vec())].concat();
+    let list = |names: &&[&str]| [vec![0, 0], sized(sized(names.iter().flat_map(entry).collect()))].concat();
+    let extensions = sized(lists.iter().flat_map(list).collect());
+    let body = [vec![3, 3], vec![7; 32], vec![0], sized(vec![0x13, 1]), vec![1, 0], extensions].concat();
+    [vec![22, 3, 1], sized([vec![1, 0], sized(body)].concat())].concat()
+}
+
+#[test]
+fn hellos_that_name_two_things() {
+    let lab = Lab::router();
+    let web = Web::new(&lab);
+    lab.load_rules();
+    let daemon = lab.daemon(&["--allow", "www.example.com"]);
+    let say = |hello: &[u8]| {
+        let mut stream = lab.connect(&format!("{WEB_V4}:443"));
+        stream.write_all(hello).unwrap();
+        read_to_end(&mut stream).0
+    };
+    let (good, evil) = ("www.example.com", "evil.example");
+    let mut count = 0;
+    for lists in [
+        &[&[good, evil][..]][..],
+        &[&[evil, good]],
+        &[&[good, good]],
+        &[&[good], &[evil]],
+        &[&[evil], &[good]],
+        &[&[good], &[good]],
+        &[&["www.example.com\0.evil.example"]],
+        &[&["www.example.com@evil.example"]],
+        &[&[""]],
+        &[&[]],
+        &[],
+    ] {
+        assert_eq!(say(&hello_with(lists)), ACCESS_DENIED, "{lists:?}");
+        count += 1;
+        let record = record_of(&daemon, count);
+        assert_eq!((&record["end"], record.get("host")), (&"denied".into(), None), "{lists:?}: {record}");
+    }
+    assert!(web.reached().is_empty());
+    assert!(say(&hello_with(&[&[good]])).starts_with(b"reached "), "the builder builds what it should");
+}

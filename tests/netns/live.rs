@@ -290,3 +290,43 @@ fn under_journald_there_is_no_time_of_its_own() {
         assert!(log.lines().next().unwrap().starts_with(timeless), "a time: {log}");
     }
 }
+
+/// What systemd does for a socket unit: descriptor 3, and two variables that say so.
+const HAND_OVER: &str = r#"
+use Socket;
+$^F = 10;
+socket(my $listener, AF_INET, SOCK_STREAM, 0) or die;
+setsockopt($listener, SOL_SOCKET, SO_REUSEADDR, 1) or die;
+bind($listener, sockaddr_in(8443, INADDR_ANY)) or die "bind: $!";
+listen($listener, 128) or die;
+fileno($listener) == 3 or die "not descriptor 3";
+@ENV{qw(LISTEN_FDS LISTEN_PID)} = (1, $$);
+exec @ARGV or die;
+"#;
+
+#[test]
+fn sockets_that_systemd_hands_over_are_used_and_shared() {
+    let lab = Lab::router();
+    let server = lab.echo(80);
+    lab.load_rules();
+    let mut command = lab.router_side().command("perl");
+    command.args(["-e", HAND_OVER, env!("CARGO_BIN_EXE_wayleave"), "--workers", "3", "--log-format", "json"]);
+    let process = crate::support::process::Process::start("wayleave", &mut command);
+    process.line("listening on 0.0.0.0:8443, handed over by systemd");
+    process.line("ready");
+    let streams: Vec<TcpStream> = (0..50).map(|_| relayed(&lab)).collect();
+    assert_eq!(server.hits(), 50);
+    drop(streams);
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success());
+    assert_eq!(process.lines().iter().filter(|line| line.contains("\"end\":\"closed\"")).count(), 50);
+}
+
+#[test]
+fn what_systemd_hands_over_must_listen() {
+    let lab = Lab::host();
+    let script = "exec 3</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\"";
+    let said = lab.on_client("sh", &["-c", script, env!("CARGO_BIN_EXE_wayleave")], b"");
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains("ListenStream="), "{said:?}");
+}

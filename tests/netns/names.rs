@@ -72,12 +72,10 @@ fn only_a_canonical_name_reaches_the_request_line() {
     let both_http = IN_BOTH.iter().chain(IN_HTTP).map(|(claim, name)| (80, http(claim), *name));
     let both_tls = IN_BOTH.iter().chain(IN_TLS).map(|(claim, name)| (443, hello(claim), *name));
 
-    let mut expected = Vec::new();
     for (number, (port, first, name)) in both_http.chain(both_tls).enumerate() {
         let web = if number % 2 == 0 { WEB_V4.to_owned() } else { format!("[{WEB_V6}]") };
         let dst = format!("{web}:{port}");
         let mut stream = lab.connect(&dst);
-        let client = stream.local_addr().unwrap().to_string();
         stream.write_all(&first).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let (bytes, end) = read_to_end(&mut stream);
@@ -87,11 +85,10 @@ fn only_a_canonical_name_reaches_the_request_line() {
         let target = name.map_or_else(|| dst.clone(), |name| format!("{name}:{port}"));
         // Also checks that the head has these two lines, and nothing of the client's in them.
         assert_eq!(upstream.targets().last(), Some(&target), "{:?}", String::from_utf8_lossy(&first));
-        expected.push((client, dst, name));
-    }
-    assert_eq!(daemon.wait_records(expected.len()).len(), expected.len());
-    for (client, dst, name) in expected {
-        let record = daemon.record(|r| r["client"] == client && r["dst"] == dst);
+        // One at a time: not even the client's port tells them apart, for a redirect may change it (two connections of
+        // one port to two ports of a server are redirected to one).
+        let record = daemon.wait_records(number + 1).swap_remove(number);
+        assert_eq!(record["dst"], dst, "{record}");
         assert_eq!(record["host"].as_str(), name, "{record}");
         assert_eq!(record["no_host"].is_string(), name.is_none(), "{record}");
     }

@@ -261,7 +261,7 @@ fn daemon_is_relaying(daemon: &crate::support::Daemon) {
     });
 }
 
-/// The far side gets its keepalive when it has been open for as long as the first probe takes: see the relay's own tests.
+/// The far side gets its keepalive when it has been open for a while: see the relay's own tests.
 #[test]
 fn the_client_side_has_keepalive_from_the_start() {
     let lab = Lab::router();
