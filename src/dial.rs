@@ -5,18 +5,18 @@ mod error;
 
 pub use error::DialError;
 
-use crate::addr::{ClientAddr, Host, OriginalDst, Target};
+use crate::addr::{ClientAddr, Host, OriginalDst, Target, unmapped};
 use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
 use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
 use crate::settings::{DirectTo, Upstream, UpstreamHost};
-use crate::socket::Socket;
+use crate::socket::{Socket, read_some};
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 
 /// Everything that dialling needs.
@@ -112,7 +112,7 @@ impl Dialler {
         let request = codec::request(target, upstream.auth.as_ref());
         let answer = async {
             far.socket.stream_mut().write_all(&request).await.map_err(DialError::HungUp)?;
-            read_reply(&mut far.socket, want_page, deadline).await
+            read_reply(&far.socket, want_page, deadline).await
         };
         match timeout_at(deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
             Ok(early) => far.early = early,
@@ -127,20 +127,27 @@ impl Dialler {
 
     /// Connects to the upstream. If a remembered address no longer works, its name is resolved once more.
     async fn reach(&self, upstream: &Upstream, deadline: Instant) -> Result<Far<'_>, DialError> {
+        // The address that worked last is tried first, so that one which does not answer costs its time only once.
+        let last = self.upstream_at.load_full();
         let with_port = |ips: &[IpAddr]| -> Vec<SocketAddr> {
-            ips.iter().map(|ip| SocketAddr::new(*ip, upstream.port)).collect()
+            let mut ips = ips.to_vec();
+            ips.sort_by_key(|ip| Some(ip) != last.as_deref());
+            ips.into_iter().map(|ip| SocketAddr::new(ip, upstream.port)).collect()
         };
         let name = match &upstream.host {
             UpstreamHost::Addr(ip) => return self.first_of(&with_port(&[*ip]), deadline).await,
             UpstreamHost::Name(name) => name,
         };
-        let lookup = || async {
-            timeout_at(deadline, self.resolver.lookup(name))
+        let lookup = |again: bool| async move {
+            let asked = async {
+                if again { self.resolver.lookup(name).await } else { self.resolver.lookup_stale(name).await }
+            };
+            timeout_at(deadline, asked)
                 .await
                 .map_err(|_| DialError::ResolveTimeout { host: name.clone() })?
                 .map_err(|err| DialError::Resolve { host: name.clone(), err })
         };
-        let known = lookup().await?;
+        let known = lookup(false).await?;
         let failure = match self.first_of(&with_port(&known.addrs), deadline).await {
             Ok(far) => return Ok(far),
             Err(failure) => failure,
@@ -149,7 +156,7 @@ impl Dialler {
         if !known.cached || deadline <= Instant::now() {
             return Err(failure);
         }
-        let fresh = lookup().await?;
+        let fresh = lookup(true).await?;
         if fresh.addrs == known.addrs {
             return Err(failure);
         }
@@ -170,7 +177,7 @@ impl Dialler {
         let socket = Socket::new(stream);
         let ticket = if self.loops.armed() {
             let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
-            Some(self.loops.dialled(crate::addr::unmapped(local)).ok_or(DialError::Loop { addr })?)
+            Some(self.loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?)
         } else {
             None
         };
@@ -179,13 +186,13 @@ impl Dialler {
 }
 
 /// Reads the upstream's reply; returns what came behind its head.
-async fn read_reply(socket: &mut Socket, want_page: bool, deadline: Instant) -> Result<Bytes, DialError> {
+async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Result<Bytes, DialError> {
     let mut reply = BytesMut::with_capacity(1024);
     loop {
         if reply.len() == reply.capacity() {
             reply.reserve(reply.len());
         }
-        if socket.stream_mut().read_buf(&mut reply).await.map_err(DialError::HungUp)? == 0 {
+        if read_some(socket, &mut reply).await.map_err(DialError::HungUp)? == 0 {
             return Err(DialError::CutOff { nothing: reply.is_empty() });
         }
         match codec::reply(&reply) {
@@ -204,7 +211,7 @@ async fn read_reply(socket: &mut Socket, want_page: bool, deadline: Instant) -> 
 
 /// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
 async fn read_page(
-    socket: &mut Socket,
+    socket: &Socket,
     reply: &[u8],
     start: usize,
     head: usize,
@@ -215,7 +222,7 @@ async fn read_page(
     let mut buffer = BytesMut::with_capacity(8 * 1024);
     while !done {
         buffer.clear();
-        match timeout_at(deadline, socket.stream_mut().read_buf(&mut buffer)).await {
+        match timeout_at(deadline, read_some(socket, &mut buffer)).await {
             Ok(Ok(octets)) if octets > 0 => done = page.push(&buffer),
             Ok(_) => {
                 page.end();

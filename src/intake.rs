@@ -1,10 +1,10 @@
 //! Sniffing a live socket: reading until the answer is known, the deadline is there or the budget is used up.
 
 use crate::sniff::{NoHost, Progress, Protocol, Sniffed, inspect};
+use crate::socket::read_some;
 use bytes::BytesMut;
 use std::io;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// The client reset the connection.
-pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) -> io::Result<Intake> {
+pub async fn sniff(client: &TcpStream, deadline: Instant, max_bytes: usize) -> io::Result<Intake> {
     let mut first = BytesMut::new();
     let mut looks_like = Protocol::Unknown;
     let mut looks: u32 = 0;
@@ -49,7 +49,7 @@ pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) 
         let room = max_bytes.saturating_sub(first.len());
         first.reserve(room.min(FIRST_READ.max(first.len())));
         let mut limited = bytes::BufMut::limit(&mut first, room);
-        match timeout_at(deadline, client.read_buf(&mut limited)).await {
+        match timeout_at(deadline, read_some(client, &mut limited)).await {
             Err(_) if first.is_empty() => break NoHost::Silent,
             Err(_) => break NoHost::Timeout,
             Ok(Err(err)) => return Err(err),
@@ -61,6 +61,6 @@ pub async fn sniff(client: &mut TcpStream, deadline: Instant, max_bytes: usize) 
         }
     };
     // An answer of ours to a HEAD has no body, even if the head never ended.
-    let head_request = first.starts_with(b"HEAD ");
+    let head_request = first.trim_ascii_start().starts_with(b"HEAD ");
     Ok(Intake { sniffed: Sniffed { head_request, ..Sniffed::none(looks_like, why) }, first })
 }

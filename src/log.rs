@@ -23,6 +23,8 @@ pub const RECORD_TARGET: &str = "wayleave::record";
 enum Entry {
     Record(SystemTime, Box<Record>),
     Line(Vec<u8>),
+    /// Several lines at once, however many.
+    Notes(SystemTime, Vec<String>),
     /// Nothing comes after this.
     End,
 }
@@ -76,6 +78,11 @@ impl Log {
         if tracing::enabled!(target: RECORD_TARGET, tracing::Level::INFO) {
             self.push(Entry::Record(SystemTime::now(), record));
         }
+    }
+
+    /// Writes these, each on a line of its own, whole and in order.
+    pub fn notes(&self, lines: Vec<String>) {
+        self.push(Entry::Notes(SystemTime::now(), lines));
     }
 
     /// Returns when there is room for another connection's record.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
@@ -16,7 +17,7 @@ use wayleave::relay::Timeouts;
 use wayleave::resolve::Resolver;
 use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::Context;
-use wayleave::settings::{Process, Settings};
+use wayleave::settings::{Process, Settings, unknown_variables};
 use wayleave::signal::{Event, Signals};
 
 /// Could not run: the message has the remedy.
@@ -48,21 +49,21 @@ fn main() -> ExitCode {
     let settings = match Settings::read(&cli, &Process) {
         Ok(settings) => settings,
         Err(err) => {
-            eprintln!("wayleave: {err}");
+            complain(&err);
             return ExitCode::from(err.exit_code());
         }
     };
     let filter = match log::filter() {
         Ok(filter) => filter,
         Err(err) => {
-            eprintln!("wayleave: {err}");
+            complain(&err);
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     let handed_over = match handed_over {
         Ok(listeners) => listeners,
         Err(err) => {
-            eprintln!("wayleave: {err}");
+            complain(&err);
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -71,11 +72,16 @@ fn main() -> ExitCode {
         (Err(err), said) => {
             // Where nobody reads the log, nobody reads this, and to write it would wait for ever.
             if said {
-                eprintln!("wayleave: {err}");
+                complain(&err);
             }
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// Where nobody can read it, it need not be said: `eprintln!` would panic.
+fn complain(err: &dyn std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "wayleave: {err}");
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -104,7 +110,7 @@ fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListe
 }
 
 async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
-    let signals = Signals::new()?;
+    let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
     let limits = Limits::raise(settings.max_connections, workers)?;
@@ -114,19 +120,24 @@ async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListen
     };
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
-    let ctx = Arc::new(context(settings, log));
-    let server = Server::start(&ctx, listeners, limits.connections)?;
+    let ctx = Arc::new(context(settings, log)?);
+    let server = Server::start(&ctx, listeners, limits.connections).map_err(|err| {
+        format!("cannot start the workers ({err}): raise TasksMax= or ulimit -u, or lower --workers")
+    })?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
     watch(cli, &ctx, server, signals, drain_timeout).await
 }
 
-fn context(settings: Settings, log: Log) -> Context {
-    Context {
+fn context(settings: Settings, log: Log) -> Result<Context, Box<dyn std::error::Error>> {
+    let own = OwnAddrs::new().map_err(|err| {
+        format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
+    })?;
+    Ok(Context {
         policy: Arc::new(settings.policy).into(),
         dialler: Dialler {
             resolver: Resolver::new(tokio::runtime::Handle::current()),
-            own: OwnAddrs::new(),
+            own,
             loops: Loops::default(),
             upstream: settings.upstream,
             direct_to: settings.direct_to,
@@ -139,13 +150,16 @@ fn context(settings: Settings, log: Log) -> Context {
         timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
         log,
         open: wayleave::session::Registry::default(),
-    }
+    })
 }
 
 fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
     tracing::info!("wayleave {}", env!("CARGO_PKG_VERSION"));
     for addr in &listeners.addrs {
         tracing::info!("listening on {addr}{}", if handed_over { ", handed over by systemd" } else { "" });
+    }
+    for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        tracing::warn!("{name} is set, and no flag is called so: it does nothing");
     }
     match &settings.upstream {
         Some(upstream) => tracing::info!(
@@ -170,12 +184,13 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
 /// Until a signal, and then until the open connections are finished or cut.
 async fn watch(
     cli: &Cli,
-    ctx: &Context,
+    ctx: &Arc<Context>,
     mut server: Server,
     mut signals: Signals,
     drain_timeout: Duration,
 ) -> Outcome {
     let mut cut_at: Option<Instant> = None;
+    let reloading = Arc::new(AtomicBool::new(false));
     loop {
         let event = tokio::select! {
             () = server.finished() => break,
@@ -201,7 +216,7 @@ async fn watch(
                 server.stop();
                 cut_at = Instant::now().checked_add(drain_timeout);
             }
-            Some(Event::Reload) => reload(cli, ctx),
+            Some(Event::Reload) => reload(cli, ctx, &reloading),
             Some(Event::Show) => show(ctx),
             None => return Err("the signal handler is gone".into()),
         }
@@ -221,24 +236,36 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// HUP: reads everything again and takes the policy over, all of it or nothing.
-fn reload(cli: &Cli, ctx: &Context) {
-    match Settings::read(cli, &Process) {
-        Ok(settings) => {
-            tracing::info!("policy read again: {}", settings.policy);
-            ctx.policy.store(Arc::new(settings.policy));
+/// HUP: reads everything again and takes the policy over, all of it or nothing. On a thread of its own, for a file may
+/// be on a file system that hangs; while it does, another HUP changes nothing.
+fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
+    if reloading.swap(true, Ordering::AcqRel) {
+        tracing::warn!("the policy is still being read");
+        return;
+    }
+    let (cli, ctx, done) = (cli.clone(), Arc::clone(ctx), Arc::clone(reloading));
+    let started = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        match Settings::read(&cli, &Process) {
+            Ok(settings) => {
+                let said = settings.policy.to_string();
+                ctx.policy.store(Arc::new(settings.policy));
+                tracing::info!("policy read again: {said}");
+            }
+            Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }
-        Err(err) => tracing::error!("the policy stays as it was: {err}"),
+        done.store(false, Ordering::Release);
+    });
+    if let Err(err) = started {
+        reloading.store(false, Ordering::Release);
+        tracing::error!("the policy stays as it was: no thread to read it: {err}");
     }
 }
 
 /// USR1: the open connections, one a line.
 fn show(ctx: &Context) {
     let open = ctx.open.all();
-    tracing::info!("{} connections are open", open.len());
-    for connection in open {
-        tracing::info!("open {connection}");
-    }
+    let count = format!("{} connections are open", open.len());
+    ctx.log.notes(std::iter::once(count).chain(open.iter().map(|one| format!("open {one}"))).collect());
 }
 
 /// Without systemd there is nobody to tell, and that is no failure.

@@ -4,7 +4,7 @@ mod half;
 mod splice;
 
 use crate::record::{Cause, End, Side};
-use crate::socket::{gone, keep_alive};
+use crate::socket::{gone, is_gone, keep_alive};
 use crate::sys;
 use bytes::Bytes;
 use half::{Finish, Half};
@@ -152,7 +152,7 @@ impl<'a> Ways<'a> {
     async fn run(&mut self, timeouts: Timeouts, clock: &Clock<'_>) -> End {
         // Set to the shortest of the times that matter from the start, and set anew only when it runs out: to move a
         // timer forward when a direction ends would cost a system call for every connection.
-        let shortest = timeouts.half_closed().min(KEPT_ALIVE_AFTER);
+        let shortest = timeouts.half_closed().min(LOOK_AFTER);
         let mut timer = pin!(sleep_until(clock.silent_until(shortest)));
         let mut kept_alive = false;
         // A side that has finished is still watched for a reset: nothing else would tell. Few connections come to
@@ -192,6 +192,9 @@ impl<'a> Ways<'a> {
                         false => (timeouts.idle, Cause::Idle),
                     };
                     let now = Instant::now();
+                    if let Some(side) = self.gone_unseen(clock, now) {
+                        return End::new(Cause::Reset, side);
+                    }
                     if clock.silent_until(timeout) <= now {
                         return End::new(cause, Side::Wayleave);
                     }
@@ -201,15 +204,28 @@ impl<'a> Ways<'a> {
         }
     }
 
+    /// The side that was reset behind a sink that has taken nothing for a while. While it takes anything at all, what was
+    /// received before the reset is still delivered.
+    fn gone_unseen(&self, clock: &Clock<'_>, now: Instant) -> Option<Side> {
+        let stalled = clock.silent_until(LOOK_AFTER) <= now;
+        let mut halves = [&self.up, &self.down].into_iter().filter(|half| stalled && half.is_blocked());
+        halves.find(|half| is_gone(half.src)).map(|half| half.from)
+    }
+
     /// When the timer is to run out next. While both directions are open the shorter timeout may have passed already:
     /// then it is counted from now, since a direction may end at any time.
     fn next_look(&self, timeouts: Timeouts, clock: &Clock<'_>, now: Instant) -> Instant {
         let half_closed = clock.silent_until(timeouts.half_closed());
-        if half_closed > now {
-            return half_closed;
+        let timeout = if half_closed > now {
+            half_closed
+        } else {
+            let later = now.checked_add(timeouts.half_closed()).unwrap_or(now);
+            clock.silent_until(timeouts.idle).min(later)
+        };
+        match self.up.is_blocked() || self.down.is_blocked() {
+            true => timeout.min(now.checked_add(LOOK_AFTER).unwrap_or(now)),
+            false => timeout,
         }
-        let later = now.checked_add(timeouts.half_closed()).unwrap_or(now);
-        clock.silent_until(timeouts.idle).min(later)
     }
 
     const fn is_half_closed(&self) -> bool {
@@ -239,9 +255,10 @@ impl<'a> Ways<'a> {
     }
 }
 
-/// The far side gets its keepalive when it has been relayed for this long. Not sooner than the default of the dial
-/// timeout: a timer that is later than the one before it costs nothing to set.
-const KEPT_ALIVE_AFTER: Duration = Duration::from_secs(30);
+/// When a relay first looks at the clock, which is when the far side gets its keepalive; and how often it looks whether a
+/// side is gone while the other takes nothing. Not sooner than the default of the dial timeout: a timer that is later
+/// than the one before it costs nothing to set.
+const LOOK_AFTER: Duration = Duration::from_secs(30);
 
 /// How long a reset may be held back for what was received before it.
 const DELIVERY: Duration = Duration::from_secs(2);

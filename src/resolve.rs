@@ -90,6 +90,31 @@ impl Resolver {
         answer.unwrap_or_else(|| Err(gone())).map(|addrs| Resolved { addrs, cached: false })
     }
 
+    /// The same for a name that is asked for all the time: an answer that has run out is still given, while a new one is
+    /// asked for. So the upstream's name never waits behind the names of clients.
+    ///
+    /// # Errors
+    /// As for [`Self::lookup`].
+    pub async fn lookup_stale(&self, host: &Host) -> Result<Resolved, ResolveError> {
+        let stale = match self.shared.lock().get_mut(host) {
+            Some(Entry::Known(Ok(addrs), until)) if *until <= Instant::now() => {
+                *until = after(KEEP_ANSWER);
+                Some(Arc::clone(addrs))
+            }
+            _ => None,
+        };
+        let Some(addrs) = stale else { return self.lookup(host).await };
+        let (shared, host) = (Arc::clone(&self.shared), host.clone());
+        self.runtime.spawn(async move {
+            let _permit = shared.lookups.acquire().await;
+            // A failure leaves the old answer: dialling it will tell whether it is still right.
+            if let answer @ Ok(_) = blocking_lookup(&host).await {
+                shared.lock().insert(host, Entry::Known(answer, after(KEEP_ANSWER)));
+            }
+        });
+        Ok(Resolved { addrs, cached: true })
+    }
+
     /// Forgets what is known of a name whose addresses turned out not to work.
     pub fn forget(&self, host: &Host) {
         let mut entries = self.shared.lock();
@@ -102,11 +127,14 @@ impl Resolver {
     fn find(&self, host: &Host) -> Result<Found, ResolveError> {
         let mut entries = self.shared.lock();
         match entries.get(host) {
-            Some(Entry::Asked(asked)) => return Ok(Found::Asked(asked.clone())),
+            // Whoever was to answer may be gone without an answer; then it is asked anew.
+            Some(Entry::Asked(asked)) if asked.has_changed().is_ok() => {
+                return Ok(Found::Asked(asked.clone()));
+            }
             Some(Entry::Known(answer, until)) if *until > Instant::now() => {
                 return answer.clone().map(Found::Known);
             }
-            Some(Entry::Known(..)) | None => {}
+            Some(Entry::Known(..) | Entry::Asked(_)) | None => {}
         }
         if entries.len() >= CAPACITY && !entries.contains_key(host) {
             make_room(&mut entries)?;
@@ -122,6 +150,19 @@ impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Entry>> {
         // Each change is a single insert or remove: a panic elsewhere leaves the map whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Whether everyone who asked has given up while the question waited for its turn; it is forgotten then.
+    fn is_abandoned(&self, host: &Host, tell: &watch::Sender<Option<Answer>>) -> bool {
+        let mut entries = self.lock();
+        // One receiver is the cache's own, which hands out others only under this lock.
+        let abandoned = tell.receiver_count() <= 1;
+        if abandoned {
+            entries.remove(host);
+        }
+        abandoned
     }
 }
 
@@ -152,16 +193,27 @@ fn make_room(entries: &mut HashMap<Host, Entry>) -> Result<(), ResolveError> {
 async fn ask(shared: Arc<Shared>, host: Host, tell: watch::Sender<Option<Answer>>) {
     // The semaphore is never closed.
     let _permit = shared.lookups.acquire().await;
-    let name = host.clone();
-    let answer = match tokio::task::spawn_blocking(move || getaddrinfo(&name)).await {
-        Ok(answer) => answer,
-        Err(err) => Err(ResolveError(err.to_string().into())),
-    };
+    if shared.is_abandoned(&host, &tell) {
+        return;
+    }
+    let answer = blocking_lookup(&host).await;
     let keep = if answer.is_ok() { KEEP_ANSWER } else { KEEP_FAILURE };
-    let until = Instant::now().checked_add(keep).unwrap_or_else(Instant::now);
-    shared.lock().insert(host, Entry::Known(answer.clone(), until));
+    shared.lock().insert(host, Entry::Known(answer.clone(), after(keep)));
     // Those who asked may have given up.
     let _ = tell.send(Some(answer));
+}
+
+fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or(now)
+}
+
+async fn blocking_lookup(host: &Host) -> Answer {
+    let name = host.clone();
+    match tokio::task::spawn_blocking(move || getaddrinfo(&name)).await {
+        Ok(answer) => answer,
+        Err(err) => Err(ResolveError(err.to_string().into())),
+    }
 }
 
 fn getaddrinfo(host: &Host) -> Answer {
@@ -206,6 +258,33 @@ mod tests {
     async fn a_name_without_addresses_is_an_error() {
         let resolver = Resolver::new(Handle::current());
         assert!(resolver.lookup(&host("no-such-name.invalid")).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_upstreams_name_does_not_wait() {
+        let resolver = Resolver::new(Handle::current());
+        let name = host("localhost");
+        assert!(!resolver.lookup_stale(&name).await.unwrap().cached);
+        tokio::time::advance(KEEP_ANSWER * 2).await;
+        let _all_taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
+        assert!(resolver.lookup_stale(&name).await.unwrap().cached);
+    }
+
+    #[tokio::test]
+    async fn questions_that_nobody_waits_for_are_not_asked() {
+        let resolver = Resolver::new(Handle::current());
+        let (name, other) = (host("abandoned.example"), host("waited-for.example"));
+        let taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(1), resolver.lookup(&name)).await.is_err());
+        let waiting = resolver.lookup(&other);
+        let free = async {
+            tokio::task::yield_now().await;
+            drop(taken);
+        };
+        let (answer, ()) = tokio::join!(waiting, free);
+        assert!(answer.is_err(), "example is not resolved");
+        let entries = resolver.shared.lock();
+        assert!(!entries.contains_key(&name) && entries.contains_key(&other));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 /// What all connections share.
 #[derive(Debug)]
 pub struct Context {
-    /// Who may go where; replaced whole at HUP, each connection keeps the one that it began with.
+    /// Who may go where; replaced whole at HUP. Each connection is decided once, by the one that is there then.
     pub policy: ArcSwap<Policy>,
     /// The way on.
     pub dialler: Dialler,
@@ -61,7 +61,7 @@ pub async fn run(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr, _permit
 }
 
 /// The way of a connection. Dropping the client's socket resets it; [`Socket::close`] ends it in order.
-async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> End {
+async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
     let peer = report.record.client;
     if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
         return End::new(Cause::ClientLimit, Side::Wayleave);
@@ -76,7 +76,7 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
         return End::new(Cause::ToSelf, Side::Wayleave);
     }
     let _accepted = if ctx.dialler.own.contains(peer.get().ip()) {
-        match loops.accepted(peer.get()) {
+        match loops.accepted((peer.get(), dst.get())) {
             None => return End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC),
             ticket => ticket,
         }
@@ -84,7 +84,7 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
         None
     };
 
-    let Intake { sniffed, first } = match sniff(ctx, &mut client, dst.get().port(), report.started).await {
+    let Intake { sniffed, first } = match sniff(ctx, &client, dst.get().port(), report.started).await {
         Ok(intake) => intake,
         Err(err) => return End::because(Cause::ClientGone, Side::Client, err.kind()),
     };
@@ -96,7 +96,8 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
     if decision.is_denied() {
         return Box::pin(refuse::denied(client, &sniffed, dst)).await;
     }
-    let _repeat = if ctx.dialler.may_be_upstreams_own(&decision, peer) {
+    // Silent clients are all alike, and say nothing of where they come from.
+    let _repeat = if !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
         match loops.repeat(dst.get(), &first) {
             None => return End::because(Cause::Loop, Side::Wayleave, netfilter::UPSTREAMS_TRAFFIC),
             ticket => ticket,
@@ -134,11 +135,11 @@ async fn carry(ctx: &Context, mut client: Socket, report: &mut Report<'_>) -> En
     }
 }
 
-async fn sniff(ctx: &Context, client: &mut Socket, port: u16, started: Instant) -> io::Result<Intake> {
+async fn sniff(ctx: &Context, client: &Socket, port: u16, started: Instant) -> io::Result<Intake> {
     match ctx.sniff {
         Some(limits) if !ctx.no_sniff_ports.contains(&port) => {
             let deadline = started.checked_add(limits.timeout).unwrap_or(started);
-            intake::sniff(client.stream_mut(), deadline, limits.max_bytes).await
+            intake::sniff(client, deadline, limits.max_bytes).await
         }
         _ => {
             let sniffed = Sniffed::none(Protocol::Unknown, NoHost::NotSniffed);

@@ -8,6 +8,7 @@ pub use upstream::{Upstream, UpstreamHost};
 
 use crate::cli::Cli;
 use crate::policy::{DefaultAction, Pattern, Policy, Spec, parse_file, parse_list};
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -102,8 +103,8 @@ impl std::error::Error for SettingsError {}
 
 /// The environment and the files, which tests replace.
 pub trait Outside {
-    /// An environment variable; an empty one counts as not set.
-    fn var(&self, name: &str) -> Option<String>;
+    /// An environment variable, as it is.
+    fn var(&self, name: &str) -> Option<OsString>;
     /// The text of a file.
     ///
     /// # Errors
@@ -121,8 +122,8 @@ pub trait Outside {
 pub struct Process;
 
 impl Outside for Process {
-    fn var(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok()
+    fn var(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
     }
 
     fn read(&self, path: &Path) -> std::io::Result<String> {
@@ -157,21 +158,33 @@ struct Reader<'a>(&'a dyn Outside);
 
 impl Reader<'_> {
     /// A flag, or else its environment variable.
-    fn one(&self, flag: &str, typed: Option<&String>) -> Option<Given> {
-        let typed = typed.map(|text| Given { text: text.clone(), source: format!("--{flag}"), typed: true });
-        typed.or_else(|| self.env(&env_name(flag)))
+    fn one(&self, flag: &str, typed: Option<&String>) -> Result<Option<Given>, SettingsError> {
+        match typed {
+            Some(text) => Ok(Some(Given { text: text.clone(), source: format!("--{flag}"), typed: true })),
+            None => self.env(&env_name(flag)),
+        }
     }
 
     /// A flag that may be repeated, and its environment variable beside it.
-    fn all(&self, flag: &str, typed: &[String]) -> Vec<Given> {
+    fn all(&self, flag: &str, typed: &[String]) -> Result<Vec<Given>, SettingsError> {
         let typed =
             typed.iter().map(|text| Given { text: text.clone(), source: format!("--{flag}"), typed: true });
-        typed.chain(self.env(&env_name(flag))).collect()
+        Ok(typed.chain(self.env(&env_name(flag))?).collect())
     }
 
-    fn env(&self, name: &str) -> Option<Given> {
-        let text = self.0.var(name).filter(|text| !text.is_empty())?;
-        Some(Given { text, source: name.to_owned(), typed: false })
+    /// An environment variable; an empty one counts as not set.
+    fn env(&self, name: &str) -> Result<Option<Given>, SettingsError> {
+        let text = self.var(name)?.filter(|text| !text.is_empty());
+        Ok(text.map(|text| Given { text, source: name.to_owned(), typed: false }))
+    }
+
+    /// What is set and cannot be read must not count as not set: it may be the whitelist.
+    fn var(&self, name: &str) -> Result<Option<String>, SettingsError> {
+        let text = self.0.var(name).map(OsString::into_string).transpose();
+        text.map_err(|_| SettingsError {
+            message: format!("{name}: it is not UTF-8: write names in Unicode or as A-labels (xn--...)"),
+            typed: false,
+        })
     }
 
     fn parsed<T>(
@@ -180,7 +193,7 @@ impl Reader<'_> {
         typed: Option<&String>,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, SettingsError> {
-        self.one(flag, typed).map(|given| read(&given.text).map_err(|why| given.wrong(why))).transpose()
+        self.one(flag, typed)?.map(|given| read(&given.text).map_err(|why| given.wrong(why))).transpose()
     }
 }
 
@@ -245,12 +258,12 @@ impl Settings {
     }
 }
 
-/// The log format alone, which is needed before anything can be logged.
-///
-/// # Errors
-/// It is neither text nor json.
-pub fn log_format(cli: &Cli, outside: &dyn Outside) -> Result<LogFormat, SettingsError> {
-    read_log_format(cli, &Reader(outside))
+/// Those of these environment variables that look like ours and are not: a misspelt whitelist is none.
+pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    let command = <Cli as clap::CommandFactory>::command();
+    let known: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(env_name)).collect();
+    let ours = names.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with("WAYLEAVE_"));
+    ours.filter(|name| !known.contains(name)).collect()
 }
 
 fn read_log_format(cli: &Cli, r: &Reader<'_>) -> Result<LogFormat, SettingsError> {
@@ -264,7 +277,7 @@ fn read_log_format(cli: &Cli, r: &Reader<'_>) -> Result<LogFormat, SettingsError
 
 fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsError> {
     let mut listen = Vec::new();
-    for given in r.all("listen", &cli.capture.listen) {
+    for given in r.all("listen", &cli.capture.listen)? {
         for one in given.text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
             let addr = one.parse().map_err(|_| {
                 given.wrong("write ADDR:PORT with an IP address, such as 127.0.0.1:8443 or [::]:8443")
@@ -274,7 +287,7 @@ fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsErr
             }
         }
     }
-    let port = r.one("local-port", cli.capture.local_port.as_ref());
+    let port = r.one("local-port", cli.capture.local_port.as_ref())?;
     if let Some(port) = port.as_ref().filter(|port| port.typed && !listen.is_empty()) {
         return Err(port.wrong("--listen is given too: put the port there, and leave --local-port out"));
     }
@@ -297,8 +310,8 @@ fn read_sniff(cli: &Cli, r: &Reader<'_>) -> Result<Option<SniffLimits>, Settings
 }
 
 fn read_upstream(cli: &Cli, r: &Reader<'_>) -> Result<Option<Upstream>, SettingsError> {
-    let url = r.one("upstream-proxy", cli.carry.upstream_proxy.as_ref());
-    let file = r.one("upstream-credentials", cli.carry.upstream_credentials.as_ref());
+    let url = r.one("upstream-proxy", cli.carry.upstream_proxy.as_ref())?;
+    let file = r.one("upstream-credentials", cli.carry.upstream_credentials.as_ref())?;
     let Some(url) = url else {
         return match file {
             Some(file) => Err(file.wrong("there is no upstream to use it for: give --upstream-proxy too")),
@@ -324,15 +337,16 @@ fn read_upstream(cli: &Cli, r: &Reader<'_>) -> Result<Option<Upstream>, Settings
 }
 
 fn read_policy(cli: &Cli, r: &Reader<'_>, upstream: bool) -> Result<Policy, SettingsError> {
-    let direct = read_patterns(&r.all("direct", &cli.policy.direct))?;
-    let mut lists = r.all("allow", &cli.policy.allow);
-    // ALLOWED_HOSTS is proxy-please's name. Set but empty, it denies everything, there as here.
-    let allowed_hosts = r.0.var("ALLOWED_HOSTS");
-    let files = r.all("allow-file", &cli.policy.allow_file);
+    let direct = read_patterns(&r.all("direct", &cli.policy.direct)?)?;
+    let mut lists = r.all("allow", &cli.policy.allow)?;
+    // ALLOWED_HOSTS is proxy-please's name. Set but empty, it denies everything, there as here, and so do ours.
+    let allowed_hosts = r.var("ALLOWED_HOSTS")?;
+    let files = r.all("allow-file", &cli.policy.allow_file)?;
     let whitelisted = !lists.is_empty()
         || !files.is_empty()
         || allowed_hosts.is_some()
-        || r.0.var(&env_name("allow")).is_some();
+        || r.var(&env_name("allow"))?.is_some()
+        || r.var(&env_name("allow-file"))?.is_some();
     if let Some(text) = allowed_hosts {
         lists.push(Given { text, source: "ALLOWED_HOSTS".to_owned(), typed: false });
     }

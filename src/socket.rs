@@ -1,8 +1,11 @@
 //! Socket options, and the guard that makes an end that was not orderly look like one.
 
+use bytes::BufMut;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::ops::Deref;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -45,6 +48,26 @@ pub async fn gone(stream: &TcpStream) {
     // An error here means that the runtime shuts down: then whoever waits is about to be dropped.
     if stream.ready(Interest::ERROR).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Whether the other side has reset the connection, as far as the runtime has been told.
+#[must_use]
+pub fn is_gone(stream: &TcpStream) -> bool {
+    pin!(gone(stream)).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// Reads what is there, or waits for something. Unlike [`tokio::io::AsyncReadExt::read_buf`] it does not take a read that
+/// leaves room for a sign that there is no more: such a read also stops at urgent data (`tcp_recvmsg` in the kernel).
+///
+/// # Errors
+/// Those of recv(2).
+pub async fn read_some(stream: &TcpStream, buffer: &mut impl BufMut) -> io::Result<usize> {
+    loop {
+        match stream.try_read_buf(buffer) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => stream.readable().await?,
+            done => return done,
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+/// How long an address may take while there are others: three tries of a SYN take as long.
+const LONGEST_TRY: Duration = Duration::from_secs(4);
+
 /// Addresses of one name that are tried.
 const MAX_TRIES: usize = 8;
 
@@ -22,9 +25,11 @@ pub(super) async fn first_of(
     let mut last = None;
     let tries = addrs.len().min(MAX_TRIES);
     for (tried, &addr) in addrs.iter().take(tries).enumerate() {
+        let is_last = tried.saturating_add(1) == tries;
         let left = deadline.saturating_duration_since(Instant::now());
         let share = u32::try_from(tries.saturating_sub(tried)).ok().and_then(|n| left.checked_div(n));
-        match timeout_at(after(share.unwrap_or(left), deadline), connect(addr)).await {
+        let share = share.unwrap_or(left).min(if is_last { left } else { LONGEST_TRY });
+        match timeout_at(after(share, deadline), connect(addr)).await {
             Ok(Ok(stream)) => return Ok((stream, addr)),
             Ok(Err(err)) => last = Some(DialError::Connect { addr, err }),
             Err(_) => last = Some(DialError::ConnectTimeout { addr }),

@@ -40,10 +40,11 @@ pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write,
         }
         let dropped = queue.dropped_lines.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            form.dropped(&mut batch, dropped);
+            let text = format!("{dropped} diagnostics were dropped: the log is not read fast enough");
+            form.note(&mut batch, SystemTime::now(), "WARN", &text);
         }
         // There is nobody to tell that the log cannot be written.
-        let _ = out.write_all(&batch).and_then(|()| out.flush());
+        let _ = write_out(&mut out, &batch);
         batch.clear();
         // Only now: a queue that is written is what accepting waits for, not one that is merely taken.
         queue.waiting.fetch_sub(taken, Ordering::AcqRel);
@@ -56,6 +57,7 @@ impl Form {
         match entry {
             Entry::End => {}
             Entry::Line(line) => batch.extend_from_slice(line),
+            Entry::Notes(at, lines) => lines.iter().for_each(|line| self.note(batch, *at, "INFO", line)),
             Entry::Record(at, record) => {
                 let before = batch.len();
                 let written = match self.format {
@@ -91,12 +93,80 @@ impl Form {
         Ok(())
     }
 
-    fn dropped(self, batch: &mut Vec<u8>, lines: usize) {
-        let text = format!("{lines} diagnostics were dropped: the log is not read fast enough");
-        let line = match self.format {
-            LogFormat::Text => format!(" WARN {text}\n"),
-            LogFormat::Json => format!("{{\"level\":\"WARN\",\"message\":\"{text}\"}}\n"),
-        };
-        batch.extend_from_slice(line.as_bytes());
+    fn note(self, batch: &mut Vec<u8>, at: SystemTime, level: &str, text: &str) {
+        let time = self.timestamps.then(|| humantime::format_rfc3339_millis(at).to_string());
+        match self.format {
+            LogFormat::Text => {
+                let time = time.map(|time| time + " ").unwrap_or_default();
+                batch.extend_from_slice(format!("{time}{level:>5} {text}\n").as_bytes());
+            }
+            LogFormat::Json => {
+                let mut line = serde_json::Map::new();
+                line.extend(time.map(|time| ("timestamp".to_owned(), time.into())));
+                line.insert("level".to_owned(), level.into());
+                line.insert("message".to_owned(), text.into());
+                batch.extend_from_slice(serde_json::Value::Object(line).to_string().as_bytes());
+                batch.push(b'\n');
+            }
+        }
+    }
+}
+
+/// Writes all of it. A pipe that somebody else has made non-blocking says so when it is full; that is no reason to lose
+/// records.
+fn write_out(out: &mut impl Write, mut batch: &[u8]) -> io::Result<()> {
+    while !batch.is_empty() {
+        match out.write(batch) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => batch = batch.get(written..).unwrap_or_default(),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHER),
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes three octets at a time, and every second time none.
+    struct Reluctant(Vec<u8>, bool);
+
+    impl Write for Reluctant {
+        fn write(&mut self, batch: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let some = &batch[..batch.len().min(3)];
+            self.0.extend_from_slice(some);
+            Ok(some.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_takes_little_at_a_time_gets_all_of_it() {
+        let mut out = Reluctant(Vec::new(), false);
+        write_out(&mut out, b"one line\n").unwrap();
+        assert_eq!(out.0, b"one line\n");
+    }
+
+    #[test]
+    fn notes_are_lines_of_their_own() {
+        let mut batch = Vec::new();
+        let at = SystemTime::UNIX_EPOCH;
+        Form { format: LogFormat::Text, timestamps: true }.note(&mut batch, at, "INFO", "open");
+        Form { format: LogFormat::Json, timestamps: false }.note(&mut batch, at, "WARN", "a \"b\"");
+        let text = String::from_utf8(batch).unwrap();
+        assert_eq!(
+            text,
+            "1970-01-01T00:00:00.000Z  INFO open\n{\"level\":\"WARN\",\"message\":\"a \\\"b\\\"\"}\n"
+        );
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Two of them are told apart:
 //!
-//! * **Our own connection comes back**: its address is among those that we dial from. It can be accepted before the
-//!   dialler knows its own address, so both sides look for each other, at accept and after the dial.
+//! * **Our own connection comes back**: it is from where we dialled, and its original destination is what we dialled.
+//!   (Not the first alone: the kernel gives one port to many connections that differ in their destinations.) It can be
+//!   accepted before the dialler knows its own address, so both sides look for each other, at accept and after the dial.
 //! * **A local upstream's connection comes back**: the upstream dials for us, and what it dials is redirected to us
 //!   again, each time with the same first bytes to the same place. Nothing tells it from a busy client but its depth;
 //!   that is what is bounded.
@@ -30,12 +31,15 @@ pub struct Loops {
     hasher: RandomState,
 }
 
+/// Where a connection is from and where it was meant to go.
+pub(super) type FromTo = (SocketAddr, SocketAddr);
+
 #[derive(Debug, Default)]
 struct Ends {
-    /// Local addresses of the connections that we dialled.
-    dialled: HashMap<SocketAddr, bool>,
-    /// Clients whose address is one of ours, and how often.
-    accepted: HashMap<SocketAddr, usize>,
+    /// Connections that we dialled, and whether they came back.
+    dialled: HashMap<FromTo, bool>,
+    /// Connections from clients whose address is one of ours, and how often.
+    accepted: HashMap<FromTo, usize>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -46,16 +50,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Loops {
     /// A connection was accepted from an address of our own. None: it is one that we dialled.
     #[must_use]
-    pub fn accepted(&self, peer: SocketAddr) -> Option<Accepted<'_>> {
+    pub fn accepted(&self, from_to: FromTo) -> Option<Accepted<'_>> {
         self.armed.store(true, Ordering::Relaxed);
         let mut ends = lock(&self.ends);
-        if let Some(seen) = ends.dialled.get_mut(&peer) {
+        if let Some(seen) = ends.dialled.get_mut(&from_to) {
             *seen = true;
             return None;
         }
-        let count = ends.accepted.entry(peer).or_insert(0);
+        let count = ends.accepted.entry(from_to).or_insert(0);
         *count = count.saturating_add(1);
-        Some(Accepted { loops: self, peer })
+        Some(Accepted { loops: self, from_to })
     }
 
     /// Whether what is dialled has to be registered. If not, and the first one comes back all the same, it is taken for
@@ -65,15 +69,15 @@ impl Loops {
         self.armed.load(Ordering::Relaxed)
     }
 
-    /// A connection was dialled from this local address. None: it is one that we accepted.
+    /// A connection was dialled. None: it is one that we accepted.
     #[must_use]
-    pub fn dialled(&self, local: SocketAddr) -> Option<Dialled<'_>> {
+    pub fn dialled(&self, from_to: FromTo) -> Option<Dialled<'_>> {
         let mut ends = lock(&self.ends);
-        if ends.accepted.contains_key(&local) {
+        if ends.accepted.contains_key(&from_to) {
             return None;
         }
-        ends.dialled.insert(local, false);
-        Some(Dialled { loops: self, local })
+        ends.dialled.insert(from_to, false);
+        Some(Dialled { loops: self, from_to })
     }
 
     /// Counts a connection from an address of our own (or the upstream's) that said `first` to `dst`. None: too many
@@ -95,13 +99,13 @@ impl Loops {
 #[derive(Debug)]
 pub struct Accepted<'a> {
     loops: &'a Loops,
-    peer: SocketAddr,
+    from_to: FromTo,
 }
 
 impl Drop for Accepted<'_> {
     fn drop(&mut self) {
         let mut ends = lock(&self.loops.ends);
-        release(&mut ends.accepted, &self.peer);
+        release(&mut ends.accepted, &self.from_to);
     }
 }
 
@@ -109,20 +113,20 @@ impl Drop for Accepted<'_> {
 #[derive(Debug)]
 pub struct Dialled<'a> {
     loops: &'a Loops,
-    local: SocketAddr,
+    from_to: FromTo,
 }
 
 impl Dialled<'_> {
     /// It came back to us and was refused there, since it was registered.
     #[must_use]
     pub fn came_back(&self) -> bool {
-        lock(&self.loops.ends).dialled.get(&self.local).copied().unwrap_or(false)
+        lock(&self.loops.ends).dialled.get(&self.from_to).copied().unwrap_or(false)
     }
 }
 
 impl Drop for Dialled<'_> {
     fn drop(&mut self) {
-        lock(&self.loops.ends).dialled.remove(&self.local);
+        lock(&self.loops.ends).dialled.remove(&self.from_to);
     }
 }
 
@@ -155,9 +159,13 @@ mod tests {
     #[test]
     fn each_end_finds_the_other_whoever_is_first() {
         let loops = Loops::default();
-        let ours = "10.0.0.1:40000".parse().unwrap();
+        let from = "10.0.0.1:40000".parse().unwrap();
+        let ours = (from, "192.0.2.1:80".parse().unwrap());
+        let elsewhere = (from, "192.0.2.2:80".parse().unwrap());
         assert!(!loops.armed());
         let dialled = loops.dialled(ours).unwrap();
+        assert!(!dialled.came_back());
+        assert!(loops.accepted(elsewhere).is_some(), "the same port to another place is another connection");
         assert!(!dialled.came_back());
         assert!(loops.accepted(ours).is_none());
         assert!(loops.armed() && dialled.came_back());

@@ -2,6 +2,7 @@
 
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,19 +20,14 @@ pub struct OwnAddrs {
     read_at: AtomicU64,
 }
 
-impl Default for OwnAddrs {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl OwnAddrs {
     /// Reads the addresses for the first time.
-    #[must_use]
-    pub fn new() -> Self {
-        let own = Self { addrs: ArcSwap::default(), started: Instant::now(), read_at: AtomicU64::new(0) };
-        own.read();
-        own
+    ///
+    /// # Errors
+    /// Those of getifaddrs(3). Without the addresses a name could lead to this machine, and a loop go unseen.
+    pub fn new() -> io::Result<Self> {
+        let addrs = ArcSwap::from_pointee(own_addrs()?);
+        Ok(Self { addrs, started: Instant::now(), read_at: AtomicU64::new(0) })
     }
 
     /// Whether the address is one of this machine's, or loopback.
@@ -53,17 +49,11 @@ impl OwnAddrs {
         let mine = stale
             && self.read_at.compare_exchange(read_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if mine {
-            self.read();
-        }
-    }
-
-    fn read(&self) {
-        match if_addrs::get_if_addrs() {
-            Ok(interfaces) => {
-                self.addrs.store(Arc::new(interfaces.iter().map(|i| plain(i.ip())).collect()));
+            match own_addrs() {
+                Ok(addrs) => self.addrs.store(Arc::new(addrs)),
+                // The old list is better than none.
+                Err(err) => tracing::warn!("cannot read this machine's addresses again: {err}"),
             }
-            // The old list is better than none; loopback is known without it.
-            Err(err) => tracing::warn!("cannot read this machine's addresses: {err}"),
         }
     }
 }
@@ -102,6 +92,10 @@ fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
         }
         _ => None,
     }
+}
+
+fn own_addrs() -> io::Result<HashSet<IpAddr>> {
+    Ok(if_addrs::get_if_addrs()?.iter().map(|interface| plain(interface.ip())).collect())
 }
 
 fn plain(ip: IpAddr) -> IpAddr {
@@ -148,7 +142,7 @@ mod tests {
 
     #[test]
     fn our_own_addresses_are_known() {
-        let own = OwnAddrs::new();
+        let own = OwnAddrs::new().unwrap();
         assert!(own.contains("127.0.0.1".parse().unwrap()));
         assert!(own.contains("::ffff:127.5.5.5".parse().unwrap()));
         assert!(!own.contains("192.0.2.77".parse().unwrap()));

@@ -10,7 +10,6 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// How a direction came to its end.
@@ -56,8 +55,6 @@ pub(super) struct Half<'a> {
     copied: u32,
     /// There was much to read at once the last time.
     much: bool,
-    /// A pipe was of use.
-    spliced: bool,
     pub(super) finish: Option<Finish>,
 }
 
@@ -83,18 +80,12 @@ impl<'a> Half<'a> {
         clock: &'a Clock<'a>,
         first: Bytes,
     ) -> Self {
-        Self {
-            src,
-            dst,
-            from,
-            clock,
-            rest: first,
-            pipe: None,
-            copied: 0,
-            much: false,
-            spliced: false,
-            finish: None,
-        }
+        Self { src, dst, from, clock, rest: first, pipe: None, copied: 0, much: false, finish: None }
+    }
+
+    /// Whether the sink does not take what is held for it. The source is not read then, so that its reset goes unseen.
+    pub(super) const fn is_blocked(&self) -> bool {
+        self.finish.is_none() && (self.pipe.is_some() || !self.rest.is_empty())
     }
 
     /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
@@ -177,7 +168,6 @@ impl<'a> Half<'a> {
             pipe.back();
         } else {
             self.clock.touch();
-            self.spliced = true;
             self.pipe = Some(pipe);
         }
         step
@@ -205,7 +195,8 @@ impl<'a> Half<'a> {
         Poll::Ready(true)
     }
 
-    /// Reads once and writes once, by way of the worker's buffer.
+    /// Reads once and writes once, by way of the worker's buffer. A read that leaves room in the buffer does not mean that
+    /// the socket is empty: it stops at urgent data too, even where that is taken in line (`tcp_recvmsg` in the kernel).
     fn step(&mut self) -> Step {
         BUFFER.with_borrow_mut(|buffer| {
             let octets = match self.src.try_read(buffer) {
@@ -214,17 +205,15 @@ impl<'a> Half<'a> {
                 Err(err) if err.kind() == ErrorKind::WouldBlock => return Step::Dry,
                 Err(_) => return Step::SourceGone,
             };
-            // A bulk direction takes the longer way, which does not stop at urgent data.
-            if octets < buffer.len() && !self.spliced {
-                drained(self.src);
-            }
             let read = buffer.get(..octets).unwrap_or_default();
             let written = match self.dst.try_write(read) {
                 Ok(written) => written,
                 Err(err) if err.kind() == ErrorKind::WouldBlock => 0,
                 Err(_) => return Step::SinkGone,
             };
-            self.clock.moved(self.from, written);
+            if written > 0 {
+                self.clock.moved(self.from, written);
+            }
             self.copied = self.copied.saturating_add(u32::try_from(octets).unwrap_or(BULK)).min(BULK);
             self.rest = Bytes::copy_from_slice(read.get(written..).unwrap_or_default());
             Step::Moved(octets)
@@ -262,10 +251,4 @@ impl<'a> Half<'a> {
             Err(_) => Finish::SinkGone,
         }
     }
-}
-
-/// A read that leaves room in the buffer has emptied the socket (epoll(7), question 9), so the next one would only be
-/// told to wait: the runtime is told so now, which saves that system call. An end of data stays visible to it.
-fn drained(src: &TcpStream) {
-    let _ = src.try_io(Interest::READABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
 }

@@ -20,6 +20,10 @@ use tokio_util::task::TaskTracker;
 /// The first pause after a failure, and the longest; each pause is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many connections that fail one after the other are no longer each a fault of its own.
+const IN_A_ROW: u32 = 100;
+/// Connections that are taken out of the queue at the end, at most: as many as fit into it.
+const QUEUED: i32 = super::listen::BACKLOG;
 /// How often the same complaint is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -29,6 +33,7 @@ pub(super) struct Acceptor {
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
     pause: Duration,
+    failed_in_a_row: u32,
     complained: Option<Instant>,
 }
 
@@ -73,7 +78,7 @@ impl Acceptor {
         tasks: TaskTracker,
     ) -> io::Result<Self> {
         let listener = sys::watched(listener)?;
-        Ok(Self { listener, ctx, permits, tasks, pause: FIRST_PAUSE, complained: None })
+        Ok(Self { listener, ctx, permits, tasks, pause: FIRST_PAUSE, failed_in_a_row: 0, complained: None })
     }
 
     /// Accepts until `stop`, then what is queued already, and closes the listener.
@@ -93,7 +98,8 @@ impl Acceptor {
             }
         }
         // Their handshakes are complete: to close now would reset them.
-        while let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+        for _ in 0..QUEUED {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { break };
             match sys::accept(self.listener.get_ref().as_fd()) {
                 Ok((socket, peer)) => self.spawn(socket, peer, permit),
                 Err(err) if classify(&err) == Failure::ThisOne => {}
@@ -122,19 +128,21 @@ impl Acceptor {
         match self.try_accept() {
             Ok(Some((socket, peer))) => {
                 self.pause = FIRST_PAUSE;
+                self.failed_in_a_row = 0;
                 self.spawn(socket, peer, permit);
                 None
             }
             Ok(None) => None,
-            Err(err) => match classify(&err) {
-                Failure::ThisOne => None,
-                Failure::NoResources | Failure::Unknown => {
-                    self.complain(&err);
-                    let pause = self.pause;
-                    self.pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-                    Some(pause)
+            Err(err) => {
+                self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
+                if classify(&err) == Failure::ThisOne && self.failed_in_a_row < IN_A_ROW {
+                    return None;
                 }
-            },
+                self.complain(&err);
+                let pause = self.pause;
+                self.pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                Some(pause)
+            }
         }
     }
 

@@ -11,6 +11,9 @@ const RESERVE: u64 = 64 + crate::relay::PIPE_DESCRIPTORS as u64;
 /// Descriptors of a worker: epoll, its wake-up, its listeners.
 const PER_WORKER: u64 = 8;
 
+/// Some systems set a limit of a thousand million; memory ends long before.
+const MOST: usize = 1_000_000;
+
 /// What the system and the settings allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -67,7 +70,7 @@ impl Limits {
         if room == 0 {
             return Err(LimitsError::TooLow { descriptors, needed: reserve.saturating_add(PER_CONNECTION) });
         }
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(MOST);
         let connections = asked.map_or(room, |asked| asked.get().min(room));
         Ok(Self { descriptors, connections, bounded: asked.is_some_and(|asked| asked.get() > room) })
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// Connections that may wait to be accepted; the kernel bounds it by net.core.somaxconn (listen(2)).
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// The listeners of all workers.
 #[derive(Debug)]

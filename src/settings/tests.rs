@@ -11,8 +11,11 @@ struct Fake {
 }
 
 impl Outside for Fake {
-    fn var(&self, name: &str) -> Option<String> {
-        self.vars.get(name).map(|text| (*text).to_owned())
+    fn var(&self, name: &str) -> Option<OsString> {
+        match self.vars.get(name) {
+            Some(&"(not UTF-8)") => Some(std::os::unix::ffi::OsStringExt::from_vec(vec![b'b', 0xfc, b'c'])),
+            text => text.map(OsString::from),
+        }
     }
 
     fn read(&self, path: &Path) -> io::Result<String> {
@@ -128,6 +131,21 @@ fn an_empty_whitelist_is_one() {
 }
 
 #[test]
+fn what_is_set_and_cannot_be_read_does_not_count_as_not_set() {
+    for name in ["ALLOWED_HOSTS", "WAYLEAVE_ALLOW", "WAYLEAVE_ALLOW_FILE", "WAYLEAVE_DEFAULT"] {
+        let err = with_env("", &[(name, "(not UTF-8)")]).unwrap_err();
+        assert!(err.to_string().contains(name) && err.to_string().contains("UTF-8"), "{err}");
+        assert_eq!(err.exit_code(), 78);
+    }
+    assert_eq!(
+        policy(with_env("", &[("WAYLEAVE_ALLOW_FILE", "")])),
+        "default deny, 0 patterns allowed, 0 direct"
+    );
+    let names = ["WAYLEAVE_ALLOW", "WAYLEAVE_ALOW", "ALLOWED_HOSTS", "PATH"].map(OsString::from);
+    assert_eq!(unknown_variables(names.into_iter()), ["WAYLEAVE_ALOW"]);
+}
+
+#[test]
 fn sniffing_can_be_off() {
     for args in ["--sniff-timeout off", "-sniff-timeout -1s", "-sniff-timeout=-1ns"] {
         assert_eq!(read(args).unwrap().sniff, None, "{args}");
@@ -189,6 +207,9 @@ fn credentials_are_read_and_never_shown() {
         "--upstream-proxy http://me:s3cret%@p",
         "--upstream-proxy http://me:s3cret@p:port",
         "--upstream-proxy ftp://me:s3cret@p",
+        "--upstream-proxy me:s3cret://rest@p",
+        "--upstream-proxy http://me:s3cret",
+        "--upstream-proxy s3cret/me",
         "--upstream-proxy http://me:s3cret@p --upstream-credentials /c",
     ] {
         let err = auth(args, &fake("a:s3cret", 0o600)).unwrap_err().to_string();

@@ -28,6 +28,10 @@ pub struct Upstream {
     pub name: Arc<str>,
 }
 
+/// Said where what was given cannot be repeated, for a password may be in it.
+const FORM: &str =
+    "write [http://][user:password@]host[:port], with @ : / % in user and password as %40 %3A %2F %25";
+
 /// Port of cNTLM and Squid, where the URL has none.
 const DEFAULT_PORT: u16 = 3128;
 
@@ -40,11 +44,13 @@ impl Upstream {
     pub fn parse(url: &str) -> Result<Self, String> {
         let rest = match url.trim().split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) => {
+            // Not repeated unless it looks like one: it could be a part of a password.
+            Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
                 return Err(format!(
-                    "{scheme}:// is not a kind of upstream that there is: write http://host:port"
+                    "{scheme}:// is no kind of upstream that there is: write http://host:port"
                 ));
             }
+            Some(_) => return Err(FORM.to_owned()),
             None => url.trim(),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -79,13 +85,10 @@ fn place_of(place: &str) -> Result<(UpstreamHost, u16), String> {
         };
     }
     let (name, port) = match place.split_once(':') {
-        Some((name, port)) => {
-            (name, super::values::port(port).map_err(|why| format!("port {port:?}: {why}"))?)
-        }
+        Some((name, port)) => (name, super::values::port(port).map_err(|why| format!("its port: {why}"))?),
         None => (place, DEFAULT_PORT),
     };
-    let host = Host::parse(name.as_bytes())
-        .map_err(|why| format!("{name:?} is not a host ({why}): write [http://][user:pass@]host[:port]"))?;
+    let host = Host::parse(name.as_bytes()).map_err(|why| format!("its host: {why}: {FORM}"))?;
     Ok((UpstreamHost::Name(host), port))
 }
 

@@ -26,7 +26,7 @@ pub(super) fn sniff_timeout(text: &str) -> Result<SniffTimeout, String> {
     }
     Ok(match duration(text)? {
         Duration::ZERO => SniffTimeout::Default,
-        timeout => SniffTimeout::After(timeout),
+        timeout => SniffTimeout::After(timeout.min(LONGEST)),
     })
 }
 
