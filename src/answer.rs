@@ -92,8 +92,6 @@ pub enum ProxyError {
     ProxyInternalError,
     /// The connection leads back to us.
     ProxyLoopDetected,
-    /// There are too many connections.
-    ConnectionLimitReached,
 }
 
 impl ProxyError {
@@ -116,7 +114,6 @@ impl ProxyError {
             Self::HttpResponseTimeout => "http_response_timeout",
             Self::ProxyInternalError => "proxy_internal_error",
             Self::ProxyLoopDetected => "proxy_loop_detected",
-            Self::ConnectionLimitReached => "connection_limit_reached",
         }
     }
 
@@ -137,8 +134,7 @@ impl ProxyError {
             | Self::HttpProtocolError
             | Self::HttpResponseIncomplete
             | Self::ProxyInternalError
-            | Self::ProxyLoopDetected
-            | Self::ConnectionLimitReached => Status::BadGateway,
+            | Self::ProxyLoopDetected => Status::BadGateway,
         }
     }
 }

@@ -72,21 +72,6 @@ pub enum BrokenReply {
 }
 
 impl BrokenReply {
-    /// The stable word for records.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Tls => "reply-tls",
-            Self::Ssh => "reply-ssh",
-            Self::Socks => "reply-socks",
-            Self::Echo => "reply-echo",
-            Self::NotHttp => "reply-not-http",
-            Self::Status => "reply-bad-status",
-            Self::Field => "reply-bad-field",
-            Self::TooLong => "reply-too-long",
-        }
-    }
-
     /// What bytes that do not begin with an HTTP version look like.
     fn of(bytes: &[u8]) -> Self {
         match bytes {

@@ -117,13 +117,6 @@ impl Decision {
         }
     }
 
-    /// The connection goes directly because of its host: the client chose both the name and the address, and nothing
-    /// says yet that they belong together.
-    #[must_use]
-    pub const fn trusts_host(&self) -> bool {
-        matches!(self.action, Action::Forward { route: Route::Direct, by: By::Host })
-    }
-
     /// What an upstream is asked for: the host if a host rule or the default let the connection through and there is a
     /// host, else the original destination. `None` unless the route is the tunnel.
     #[must_use]

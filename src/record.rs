@@ -1,7 +1,7 @@
 //! The record: the one thing that every connection leaves behind, however it ended.
 
 use crate::addr::{ClientAddr, Host, OriginalDst};
-use crate::policy::{Action, Decision, Route};
+use crate::policy::{Decision, Route};
 use crate::sniff::{NoHost, Protocol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::{self, Write as _};
@@ -185,18 +185,11 @@ impl Record {
     }
 
     fn decision_word(&self) -> Option<&'static str> {
-        self.decision.map(|d| match d.action {
-            Action::Deny => "deny",
-            Action::Forward { .. } => "forward",
-        })
+        self.decision.map(|decision| if decision.is_denied() { "deny" } else { "forward" })
     }
 
     fn route_word(&self) -> Option<&'static str> {
-        self.decision.and_then(|d| match d.action {
-            Action::Deny => None,
-            Action::Forward { route: Route::Direct, .. } => Some("direct"),
-            Action::Forward { route: Route::Tunnel, .. } => Some("tunnel"),
-        })
+        self.decision.and_then(|decision| decision.route()).map(Route::word)
     }
 
     fn rule(&self) -> Option<String> {

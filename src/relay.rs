@@ -69,6 +69,8 @@ struct Clock<'a> {
     moved_at: AtomicU64,
     /// One side no longer takes what it is sent: it was reset, though reading it may only show an end of data.
     broken: AtomicBool,
+    /// One direction has ended in order.
+    half_closed: AtomicBool,
     meters: &'a Meters,
 }
 
@@ -116,7 +118,13 @@ pub async fn run(
     started: Instant,
     meters: &Meters,
 ) -> End {
-    let clock = Clock { started, moved_at: AtomicU64::new(0), broken: AtomicBool::new(false), meters };
+    let clock = Clock {
+        started,
+        moved_at: AtomicU64::new(0),
+        broken: AtomicBool::new(false),
+        half_closed: AtomicBool::new(false),
+        meters,
+    };
     clock.touch();
     let mut ways = Ways {
         up: Half::new((client, far), Side::Client, &clock, first.up),

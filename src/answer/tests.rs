@@ -26,7 +26,7 @@ fn field<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
     value
 }
 
-const ERRORS: [(ProxyError, &str, u16); 16] = [
+const ERRORS: [(ProxyError, &str, u16); 15] = [
     (ProxyError::DnsError, "dns_error", 502),
     (ProxyError::DnsTimeout, "dns_timeout", 504),
     (ProxyError::DestinationIpProhibited, "destination_ip_prohibited", 403),
@@ -42,7 +42,6 @@ const ERRORS: [(ProxyError, &str, u16); 16] = [
     (ProxyError::HttpResponseTimeout, "http_response_timeout", 504),
     (ProxyError::ProxyInternalError, "proxy_internal_error", 502),
     (ProxyError::ProxyLoopDetected, "proxy_loop_detected", 502),
-    (ProxyError::ConnectionLimitReached, "connection_limit_reached", 502),
 ];
 
 #[test]

@@ -134,7 +134,7 @@ fn what_is_no_reply_is_known_at_the_earliest_byte() {
     ] {
         assert_eq!(answer(bytes), Reply::Broken(why), "{}", bytes.escape_ascii());
         assert_eq!(broken_at(bytes), Some(at), "{}", bytes.escape_ascii());
-        assert!(!why.word().is_empty() && !why.to_string().is_empty());
+        assert!(!why.to_string().is_empty());
     }
 }
 

@@ -211,7 +211,7 @@ fn what_is_asked_for_is_what_was_allowed() {
 }
 
 #[test]
-fn only_a_host_rule_trusts_the_host() {
+fn only_a_host_rule_without_an_upstream_goes_directly_by_host() {
     for (allow, default, upstream, trusts) in [
         ("example.com", DefaultAction::Deny, false, true),
         ("example.com", DefaultAction::Deny, true, false),
@@ -222,7 +222,8 @@ fn only_a_host_rule_trusts_the_host() {
         let rules = policy(Some(allow), "", default, upstream);
         let host = Host::parse(b"example.com").unwrap();
         let query = Query { host: Some(&host), dst: OriginalDst::recovered("192.0.2.1:1".parse().unwrap()) };
-        assert_eq!(rules.decide(&query).trusts_host(), trusts, "{allow:?} {default:?} {upstream}");
+        let by_host = Action::Forward { route: Route::Direct, by: By::Host };
+        assert_eq!(rules.decide(&query).action == by_host, trusts, "{allow:?} {default:?} {upstream}");
     }
 }
 

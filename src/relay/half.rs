@@ -246,6 +246,10 @@ impl<'a> Half<'a> {
             return Finish::SourceGone;
         }
         self.clock.touch();
+        // Both sockets are about to be closed, which ends what is still open in order: both sides are read to their ends.
+        if self.clock.half_closed.swap(true, Ordering::Relaxed) {
+            return Finish::Orderly;
+        }
         match SockRef::from(self.dst).shutdown(Shutdown::Write) {
             Ok(()) => Finish::Orderly,
             Err(_) => Finish::SinkGone,

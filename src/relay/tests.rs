@@ -18,7 +18,11 @@ struct Bench {
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (one, other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    (one.unwrap(), other.unwrap().0)
+    let (one, other) = (one.unwrap(), other.unwrap().0);
+    for socket in [&one, &other] {
+        crate::socket::prepare(socket2::SockRef::from(socket)).unwrap();
+    }
+    (one, other)
 }
 
 async fn bench(first: Pending, timeouts: Timeouts) -> Bench {
@@ -162,17 +166,53 @@ async fn what_was_received_before_a_reset_is_delivered() {
 }
 
 #[tokio::test]
-async fn urgent_data_stays_in_line() {
-    let mut b = bench(Pending::default(), LONG).await;
-    b.client.write_all(b"ab").await.unwrap();
-    socket2::SockRef::from(&b.client).send_out_of_band(b"!").unwrap();
-    b.client.write_all(b"cd").await.unwrap();
-    b.client.shutdown().await.unwrap();
-    let got = read_all(&mut b.server).await;
-    // These sockets did not go through `socket::prepare`, where the urgent octet is kept in line: it may be missing
-    // here, and everything else must be there.
-    assert!(got == b"abcd" || got == b"ab!cd", "{got:?}");
-    drop(b.server);
+async fn urgent_data_neither_stops_the_stream_nor_is_lost() {
+    // All of it is there before the runtime is told of any, and no end of data comes that would wake it: what an FTP
+    // client sends to abort.
+    for warmed_up in [false, true] {
+        let mut b = bench(Pending::default(), LONG).await;
+        if warmed_up {
+            b.client.write_all(b"ab").await.unwrap();
+            b.server.read_exact(&mut [0; 2]).await.unwrap();
+        }
+        let client = b.client.into_std().unwrap();
+        let mut plain = &client;
+        std::io::Write::write_all(&mut plain, b"ab").unwrap();
+        socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        std::io::Write::write_all(&mut plain, b"ABOR\r\n").unwrap();
+        let mut got = [0; 9];
+        tokio::time::timeout(Duration::from_secs(10), b.server.read_exact(&mut got)).await.unwrap().unwrap();
+        assert_eq!(&got, b"ab!ABOR\r\n");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_behind_a_reader_that_has_stopped_is_seen() {
+    for client_resets in [true, false] {
+        let b = bench(Pending::default(), LONG).await;
+        let (gone, left, by) = if client_resets {
+            (b.client, b.server, Side::Client)
+        } else {
+            (b.server, b.client, Side::Upstream)
+        };
+        // Nobody reads at the other end: in time nothing more is taken, neither there nor from here.
+        let mut filled = 0;
+        while let Ok(octets) = tokio::time::timeout(Duration::from_millis(50), async {
+            gone.writable().await.unwrap();
+            gone.try_write(&[0; 65536])
+        })
+        .await
+        {
+            filled += octets.unwrap_or(0);
+        }
+        assert!(filled > 65536);
+        socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(gone);
+        let before = Instant::now();
+        assert_eq!(b.relay.await.unwrap(), End::new(Cause::Reset, by));
+        assert!(before.elapsed() < Duration::from_secs(120), "long before the idle timeout");
+        drop(left);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -372,4 +412,54 @@ async fn urgent_data_before_the_end_is_not_taken_for_the_end() {
         assert!(got.len() >= before + after, "{} of {}", got.len(), before + after + 1);
         assert!(got.starts_with(&sent[..before]) && got.ends_with(&sent[..after]));
     }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+    /// Whatever is written, in pieces of whatever sizes and in both directions at once, comes out: all of it, in order,
+    /// once, and after what was read before.
+    #[test]
+    fn bytes_in_are_bytes_out(
+        up in proptest::collection::vec(0_usize..200_000, 0..12),
+        down in proptest::collection::vec(0_usize..200_000, 0..12),
+        early in (0_usize..9_000, 0_usize..9_000),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let all = |early: usize, pieces: &[usize]| bytes(pieces.iter().fold(early, |sum, piece| sum.saturating_add(*piece)));
+            let (sent_up, sent_down) = (all(early.0, &up), all(early.1, &down));
+            let first = Pending {
+                up: Bytes::copy_from_slice(&sent_up[..early.0]),
+                down: Bytes::copy_from_slice(&sent_down[..early.1]),
+            };
+            let b = bench(first, LONG).await;
+            let (client_read, client_write) = b.client.into_split();
+            let (server_read, server_write) = b.server.into_split();
+            let (got_up, got_down, (), ()) = tokio::join!(
+                receive(server_read),
+                receive(client_read),
+                send(client_write, &sent_up[early.0..], &up),
+                send(server_write, &sent_down[early.1..], &down),
+            );
+            assert!(got_up == sent_up && got_down == sent_down);
+            assert_eq!(b.relay.await.unwrap().cause, Cause::Closed);
+        });
+    }
+}
+
+async fn send(mut to: tokio::net::tcp::OwnedWriteHalf, mut bytes: &[u8], pieces: &[usize]) {
+    for piece in pieces {
+        let (now, later) = bytes.split_at(*piece);
+        to.write_all(now).await.unwrap();
+        tokio::task::yield_now().await;
+        bytes = later;
+    }
+    to.shutdown().await.unwrap();
+}
+
+async fn receive(mut from: tokio::net::tcp::OwnedReadHalf) -> Vec<u8> {
+    let mut all = Vec::new();
+    from.read_to_end(&mut all).await.unwrap();
+    all
 }

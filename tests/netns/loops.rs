@@ -2,6 +2,7 @@
 //! bounds it, says what to do, and goes on.
 
 use std::io::Write;
+use std::net::{Shutdown, TcpStream};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -261,4 +262,28 @@ fn own_traffic_of_a_router_that_the_rules_forgot() {
     assert_eq!(server.hits(), 0);
     load_nft(lab.router_side(), "nftables/output.nft", &[]);
     assert!(ask(&lab, &format!("{WEB_V4}:80")).0.starts_with(WEB_V4));
+}
+
+/// Linux gives one port to many connections that differ in their destinations, and on a single host those of the clients
+/// and those of the daemon share their address: what they have in common is no sign of a loop.
+#[test]
+fn many_connections_of_one_host_are_not_taken_for_loops() {
+    let lab = Lab::host();
+    lab.load_rules();
+    let server = lab.echo(80);
+    let daemon = lab.daemon(&[]);
+    let streams: Vec<TcpStream> = (0..1500)
+        .map(|i| {
+            let mut stream = lab.connect(&format!("192.0.2.{}:80", 1 + i % 200));
+            stream.write_all(b"\0").unwrap();
+            stream
+        })
+        .collect();
+    for mut stream in streams {
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&mut stream).0, b"\0");
+    }
+    assert_eq!(server.hits(), 1500);
+    let records = daemon.wait_records(1500);
+    assert_eq!(records.iter().filter(|r| r["end"] != "closed").count(), 0);
 }
