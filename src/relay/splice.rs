@@ -84,6 +84,13 @@ impl Drop for Counted {
     }
 }
 
+/// Whether an error says nothing of the socket: there is nothing to take now, there is no memory, or a sandbox does not
+/// know splice(2) or forbids it. Then it is copied.
+fn is_of_splice(err: &io::Error) -> bool {
+    let errno = err.raw_os_error();
+    matches!(errno, Some(libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM | libc::EINVAL))
+}
+
 /// Whether more than half of the pipes are in existence.
 fn few_left() -> bool {
     MADE.load(Ordering::Relaxed) > PIPES / 2
@@ -144,9 +151,7 @@ impl Pipe {
         // "Try again" must not reach the runtime here, which would believe it.
         let spliced =
             src.try_io(Interest::READABLE, || match sys::splice(src.as_fd(), self.write.as_fd(), at_once) {
-                Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
-                    Ok(0)
-                }
+                Err(err) if is_of_splice(&err) => Ok(0),
                 spliced => spliced,
             });
         match spliced {
