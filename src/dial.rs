@@ -109,6 +109,7 @@ impl Dialler {
         if self.upstream_at.load().as_deref() != Some(&far.addr.ip()) {
             self.upstream_at.store(Some(Arc::new(far.addr.ip())));
         }
+        tracing::debug!("asking {upstream} at {} for {target}", far.addr);
         let request = codec::request(target, upstream.auth.as_ref());
         let answer = async {
             far.socket.stream_mut().write_all(&request).await.map_err(DialError::HungUp)?;

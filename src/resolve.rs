@@ -210,10 +210,15 @@ fn after(time: Duration) -> Instant {
 
 async fn blocking_lookup(host: &Host) -> Answer {
     let name = host.clone();
-    match tokio::task::spawn_blocking(move || getaddrinfo(&name)).await {
+    let answer = match tokio::task::spawn_blocking(move || getaddrinfo(&name)).await {
         Ok(answer) => answer,
         Err(err) => Err(ResolveError(err.to_string().into())),
+    };
+    match &answer {
+        Ok(addrs) => tracing::debug!("{host} is {addrs:?}"),
+        Err(err) => tracing::debug!("{host}: {err}"),
     }
+    answer
 }
 
 fn getaddrinfo(host: &Host) -> Answer {

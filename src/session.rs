@@ -71,6 +71,7 @@ async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
         Err(err) => return End::because(Cause::NoDestination, Side::Wayleave, err),
     };
     report.destination(dst);
+    tracing::debug!("{peer}: for {dst}");
     let loops = &ctx.dialler.loops;
     if ctx.dialler.own.contains(dst.get().ip()) {
         return End::new(Cause::ToSelf, Side::Wayleave);
@@ -89,6 +90,10 @@ async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
         Err(err) => return End::because(Cause::ClientGone, Side::Client, err.kind()),
     };
     report.sniffed(&sniffed);
+    match &sniffed.host {
+        Ok(host) => tracing::debug!("{peer}: {} for {host}, {} octets", sniffed.protocol.word(), first.len()),
+        Err(why) => tracing::debug!("{peer}: no host: {why}, {} octets", first.len()),
+    }
 
     let query = Query { host: sniffed.host.as_ref().ok(), dst };
     let decision = ctx.policy.load().decide(&query);
@@ -118,6 +123,7 @@ async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
         Err(err) => return Box::pin(refuse::not_carried(client, &sniffed, dst, err)).await,
     };
     report.dialled(far.addr);
+    tracing::debug!("{peer}: relayed to {}, {} octets came early", far.addr, far.early.len());
 
     let Far { socket: far, early, ticket, .. } = far;
     let pending = Pending { up: first.freeze(), down: early };

@@ -34,6 +34,9 @@ pub(super) async fn first_of(
             Ok(Err(err)) => last = Some(DialError::Connect { addr, err }),
             Err(_) => last = Some(DialError::ConnectTimeout { addr }),
         }
+        if let Some(err) = &last {
+            tracing::debug!("dialling: {err}");
+        }
     }
     Err(last.unwrap_or(DialError::NoAddress))
 }
