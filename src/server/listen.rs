@@ -80,7 +80,8 @@ impl Listeners {
     }
 }
 
-/// The listening sockets that systemd hands over (`sd_listen_fds(3)`). To be called first of all: see [`sys::adopt`].
+/// The listening sockets that systemd hands over (`sd_listen_fds(3)`). To be called before anything else of this
+/// process opens descriptors.
 ///
 /// # Errors
 /// One of them is not a listening TCP socket.
