@@ -267,14 +267,7 @@ fn a_forgotten_connection_goes_nowhere() {
 
 #[test]
 fn local_destinations_are_left_alone() {
-    for (iptables, lab) in
-        [(false, Lab::router()), (true, Lab::router()), (false, Lab::host()), (true, Lab::host())]
-    {
-        if iptables {
-            lab.load_iptables(&[])
-        } else {
-            lab.load_rules()
-        }
+    for (_, lab) in Lab::with_each_rule_set() {
         let _servers = [80, 443].map(|port| lab.mirror(port));
         let daemon = lab.daemon(&["--default", "deny"]);
         for address in ["10.2.0.2:80", "10.2.0.2:443", "[fd00:2::2]:80", "[fd00:2::2]:443"] {
@@ -291,14 +284,7 @@ fn local_destinations_are_left_alone() {
 /// The refusal reaches the sender, so that it need not wait for a timeout to try TCP.
 #[test]
 fn quic_is_refused_at_once() {
-    for (iptables, lab) in
-        [(false, Lab::router()), (true, Lab::router()), (false, Lab::host()), (true, Lab::host())]
-    {
-        if iptables {
-            lab.load_iptables(&[])
-        } else {
-            lab.load_rules()
-        }
+    for (iptables, lab) in Lab::with_each_rule_set() {
         let _daemon = lab.daemon(&[]);
         let _silent = lab.server_side().enter(|| UdpSocket::bind("[::]:443").unwrap());
         for (any, web) in [("0.0.0.0:0", WEB_V4), ("[::]:0", WEB_V6)] {

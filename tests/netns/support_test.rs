@@ -157,14 +157,7 @@ fn shipped_iptables_rules_load_any_number_of_times() {
 /// The rules redirect what they say and nothing else, seen from a listener in wayleave's place.
 #[test]
 fn shipped_rules_redirect_the_web_and_leave_the_rest_alone() {
-    for (iptables, lab) in
-        [(false, Lab::router()), (true, Lab::router()), (false, Lab::host()), (true, Lab::host())]
-    {
-        if iptables {
-            lab.load_iptables(&[])
-        } else {
-            lab.load_rules()
-        }
+    for (iptables, lab) in Lab::with_each_rule_set() {
         let place = |mut stream: std::net::TcpStream| stream.write_all(b"wayleave");
         let _wayleave = Server::start(lab.router_side(), 8443, place);
         let beyond = |mut stream: std::net::TcpStream| stream.write_all(b"beyond");
@@ -239,14 +232,7 @@ fn shipped_rules_leave_the_router_and_the_way_in_alone() {
 /// A refused datagram is an error at once; one that got through is answered or silent.
 #[test]
 fn shipped_rules_refuse_quic_and_no_other_datagram() {
-    for (iptables, lab) in
-        [(false, Lab::router()), (true, Lab::router()), (false, Lab::host()), (true, Lab::host())]
-    {
-        if iptables {
-            lab.load_iptables(&[])
-        } else {
-            lab.load_rules()
-        }
+    for (_, lab) in Lab::with_each_rule_set() {
         let _echo = lab.server_side().enter(|| {
             [443, 4433].map(|port| {
                 let socket = std::net::UdpSocket::bind(("::", port)).unwrap();

@@ -14,6 +14,19 @@ pub fn contrib(path: &str) -> PathBuf {
 }
 
 impl Lab {
+    /// Router and single host, each with the nftables and with the iptables rules as shipped; whether it is the latter.
+    pub fn with_each_rule_set() -> [(bool, Lab); 4] {
+        let nft = |lab: Lab| {
+            lab.load_rules();
+            (false, lab)
+        };
+        let iptables = |lab: Lab| {
+            lab.load_iptables(&[]);
+            (true, lab)
+        };
+        [nft(Lab::router()), iptables(Lab::router()), nft(Lab::host()), iptables(Lab::host())]
+    }
+
     /// The nftables rules for this lab as shipped: router.nft, or output.nft on a single host.
     #[track_caller]
     pub fn load_rules(&self) {
