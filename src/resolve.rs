@@ -107,9 +107,11 @@ impl Resolver {
         let (shared, host) = (Arc::clone(&self.shared), host.clone());
         self.runtime.spawn(async move {
             let _permit = shared.lookups.acquire().await;
-            // A failure leaves the old answer: dialling it will tell whether it is still right.
-            if let answer @ Ok(_) = blocking_lookup(&host).await {
-                shared.lock().insert(host, Entry::Known(answer, after(KEEP_ANSWER)));
+            let answer = blocking_lookup(&host).await;
+            // A failure leaves the old answer: dialling it will tell whether it is still right. If it was not, it has been
+            // forgotten, and whoever asks for the name by now gets an answer of their own.
+            if let (Ok(_), Some(known @ Entry::Known(..))) = (&answer, shared.lock().get_mut(&host)) {
+                *known = Entry::Known(answer, after(KEEP_ANSWER));
             }
         });
         Ok(Resolved { addrs, cached: true })
@@ -151,9 +153,7 @@ impl Shared {
         // Each change is a single insert or remove: a panic elsewhere leaves the map whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Shared {
     /// Whether everyone who asked has given up while the question waited for its turn; it is forgotten then.
     fn is_abandoned(&self, host: &Host, tell: &watch::Sender<Option<Answer>>) -> bool {
         let mut entries = self.lock();
@@ -273,6 +273,26 @@ mod tests {
         tokio::time::advance(KEEP_ANSWER * 2).await;
         let _all_taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
         assert!(resolver.lookup_stale(&name).await.unwrap().cached);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_does_not_displace_a_question() {
+        let resolver = Resolver::new(Handle::current());
+        let name = host("localhost");
+        resolver.lookup(&name).await.unwrap();
+        tokio::time::advance(KEEP_ANSWER * 2).await;
+        let taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
+        resolver.lookup_stale(&name).await.unwrap();
+        // The refresh waits for its turn; then the old answer turns out wrong, and the name is asked for anew.
+        tokio::task::yield_now().await;
+        resolver.forget(&name);
+        let asked = resolver.lookup(&name);
+        let free = async {
+            tokio::task::yield_now().await;
+            drop(taken);
+        };
+        let (answer, ()) = tokio::join!(asked, free);
+        assert!(!answer.unwrap().cached);
     }
 
     #[tokio::test]
