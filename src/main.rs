@@ -48,40 +48,28 @@ fn main() -> ExitCode {
     }
     let settings = match Settings::read(&cli, &Process) {
         Ok(settings) => settings,
-        Err(err) => {
-            complain(&err);
-            return ExitCode::from(err.exit_code());
-        }
+        Err(err) => return complain(&err, err.exit_code()),
     };
     let filter = match log::filter() {
         Ok(filter) => filter,
-        Err(err) => {
-            complain(&err);
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        Err(err) => return complain(&err, BAD_CONFIGURATION),
     };
     let handed_over = match handed_over {
         Ok(listeners) => listeners,
-        Err(err) => {
-            complain(&err);
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        Err(err) => return complain(&err, BAD_CONFIGURATION),
     };
     match run(&cli, settings, filter, &handed_over) {
         (Ok(()), _) => ExitCode::SUCCESS,
-        (Err(err), said) => {
-            // Where nobody reads the log, nobody reads this, and to write it would wait for ever.
-            if said {
-                complain(&err);
-            }
-            ExitCode::from(FAILED)
-        }
+        (Err(err), true) => complain(&err, FAILED),
+        // Where nobody reads the log, nobody would read this, and to write it would wait for ever.
+        (Err(_), false) => ExitCode::from(FAILED),
     }
 }
 
-/// Where nobody can read it, it need not be said: `eprintln!` would panic.
-fn complain(err: &dyn std::fmt::Display) {
+/// Says why it ends. Where that cannot be written it need not be: `eprintln!` would panic.
+fn complain(err: &dyn std::fmt::Display, code: u8) -> ExitCode {
     let _ = writeln!(io::stderr(), "wayleave: {err}");
+    ExitCode::from(code)
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

@@ -102,14 +102,9 @@ fn own_traffic_to_the_upstream_that_the_rules_forgot() {
     assert!(daemon.is_running());
 }
 
-/// Many at once: the address of a dialler may not be registered yet when its connection is accepted.
-#[test]
-fn a_crowd_of_own_traffic_is_no_storm() {
-    const CROWD: usize = 100;
-    let lab = Lab::host();
-    lab.load_iptables(&[("--uid-owner wayleave", "--uid-owner 65533")]);
-    let daemon = lab.daemon(&[]);
-    let mut streams: Vec<_> = (0..CROWD).map(|_| lab.connect(&format!("{WEB_V4}:80"))).collect();
+/// So many clients at once, none of whom is carried.
+fn crowd(lab: &Lab, clients: usize) -> Vec<TcpStream> {
+    let mut streams: Vec<_> = (0..clients).map(|_| lab.connect(&format!("{WEB_V4}:80"))).collect();
     for stream in &mut streams {
         stream.write_all(GET.as_bytes()).unwrap();
     }
@@ -117,6 +112,17 @@ fn a_crowd_of_own_traffic_is_no_storm() {
         let (answer, _reset_or_closed) = read_to_end(stream);
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 502 "), "{answer:?}");
     }
+    streams
+}
+
+/// Many at once: the address of a dialler may not be registered yet when its connection is accepted.
+#[test]
+fn a_crowd_of_own_traffic_is_no_storm() {
+    const CROWD: usize = 100;
+    let lab = Lab::host();
+    lab.load_iptables(&[("--uid-owner wayleave", "--uid-owner 65533")]);
+    let daemon = lab.daemon(&[]);
+    let streams = crowd(&lab, CROWD);
     let clients: Vec<String> = streams.iter().map(|s| s.local_addr().unwrap().to_string()).collect();
     drop(streams);
     are_all_loops(&daemon, &clients);
@@ -242,14 +248,7 @@ fn own_traffic_of_a_router_that_the_rules_forgot() {
     lab.load_rules();
     load_nft(lab.router_side(), "nftables/output.nft", &[("bypass_users", "{ 65533 }")]);
     let daemon = lab.daemon(&[]);
-    let mut streams: Vec<_> = (0..CROWD).map(|_| lab.connect(&format!("{WEB_V4}:80"))).collect();
-    for stream in &mut streams {
-        stream.write_all(GET.as_bytes()).unwrap();
-    }
-    for stream in &mut streams {
-        let (answer, _reset_or_closed) = read_to_end(stream);
-        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 502 "), "{answer:?}");
-    }
+    let streams = crowd(&lab, CROWD);
     drop(streams);
     comes_to_rest(&daemon);
     let count = daemon.records().len();
