@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::client::{connect, read_to_end};
 use crate::support::namespace::Namespace;
 use crate::support::server::Server;
-use crate::support::tools::{run, text};
+use crate::support::tools::{feed, run, text};
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6, wait};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
@@ -77,7 +77,7 @@ fn iptables_redirect_on_a_single_host() {
 }
 
 #[test]
-fn dnat_on_a_router() {
+fn nftables_dnat_on_a_router() {
     let lab = Lab::router();
     lab.nft(
         "table inet t { chain c { type nat hook prerouting priority dstnat;\n\
@@ -90,7 +90,7 @@ fn dnat_on_a_router() {
 }
 
 #[test]
-fn dnat_on_a_single_host() {
+fn nftables_dnat_on_a_single_host() {
     let lab = Lab::host();
     lab.nft(&format!(
         "table inet t {{ chain c {{ type nat hook output priority -100;\n\
@@ -101,6 +101,34 @@ fn dnat_on_a_single_host() {
          tcp dport 443 dnat ip6 to [fd00:2::1]:8443\n}}\n}}",
         lab.uid()
     ));
+    web_is_carried(&lab);
+}
+
+/// DNAT in this chain of iptables, both families; `rest` narrows the rules down to whose traffic they are for.
+fn iptables_dnat(lab: &Lab, chain: &str, rest: &str, to: [(&str, &str); 2]) {
+    for (program, to) in [("iptables-restore", to[0]), ("ip6tables-restore", to[1])] {
+        let rule = |port: u16, to: &str| {
+            format!("-A {chain} {rest} -p tcp --dport {port} -j DNAT --to-destination {to}:8443\n")
+        };
+        let rules = format!("*nat\n{}{}COMMIT\n", rule(80, to.0), rule(443, to.1));
+        let output = feed(&mut lab.router_side().command(program), rules.as_bytes());
+        assert!(output.status.success(), "{program}: {}\n{rules}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn iptables_dnat_on_a_router() {
+    let lab = Lab::router();
+    let to = [("10.1.0.1", "10.2.0.1"), ("[fd00:1::1]", "[fd00:2::1]")];
+    iptables_dnat(&lab, "PREROUTING", "-i lan0", to);
+    web_is_carried(&lab);
+}
+
+#[test]
+fn iptables_dnat_on_a_single_host() {
+    let lab = Lab::host();
+    let to = [("127.0.0.1", "10.2.0.1"), ("[::1]", "[fd00:2::1]")];
+    iptables_dnat(&lab, "OUTPUT", &format!("-m owner ! --uid-owner {}", lab.uid()), to);
     web_is_carried(&lab);
 }
 
