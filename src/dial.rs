@@ -11,12 +11,10 @@ use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
 use crate::settings::{DirectTo, Upstream, UpstreamHost};
-use crate::socket::{Socket, read_some};
+use crate::socket::Socket;
 use arc_swap::ArcSwapOption;
-use bytes::{Bytes, BytesMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 
 /// Everything that dialling needs.
@@ -44,7 +42,7 @@ pub struct Far<'a> {
     /// Its address: the server's, or the upstream's.
     pub addr: SocketAddr,
     /// What came right behind the upstream's reply; it is the client's.
-    pub early: Bytes,
+    pub early: Vec<u8>,
     /// Tells our own connection from a client's, should it come back to us.
     pub ticket: Option<Dialled<'a>>,
 }
@@ -112,7 +110,7 @@ impl Dialler {
         tracing::debug!("asking {upstream} at {} for {target}", far.addr);
         let request = codec::request(target, upstream.auth.as_ref());
         let answer = async {
-            far.socket.stream_mut().write_all(&request).await.map_err(DialError::HungUp)?;
+            far.socket.write_all(&request).await.map_err(DialError::HungUp)?;
             read_reply(&far.socket, want_page, deadline).await
         };
         match timeout_at(deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
@@ -174,32 +172,28 @@ impl Dialler {
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far<'_>, DialError> {
-        let (stream, addr) = connect::first_of(addrs, deadline).await?;
-        let socket = Socket::new(stream);
+        let (socket, addr) = connect::first_of(addrs, deadline).await?;
         let ticket = if self.loops.armed() {
             let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
             Some(self.loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?)
         } else {
             None
         };
-        Ok(Far { socket, addr, early: Bytes::new(), ticket })
+        Ok(Far { socket, addr, early: Vec::new(), ticket })
     }
 }
 
 /// Reads the upstream's reply; returns what came behind its head.
-async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Result<Bytes, DialError> {
-    let mut reply = BytesMut::with_capacity(1024);
+async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Result<Vec<u8>, DialError> {
+    let mut reply = Vec::new();
     loop {
-        if reply.len() == reply.capacity() {
-            reply.reserve(reply.len());
-        }
-        if read_some(socket, &mut reply).await.map_err(DialError::HungUp)? == 0 {
+        if socket.read_onto(&mut reply, MAX_HEAD).await.map_err(DialError::HungUp)? == 0 {
             return Err(DialError::CutOff { nothing: reply.is_empty() });
         }
         match codec::reply(&reply) {
             // The codec gives up at its own limit, which bounds the buffer.
             Reply::NeedMore => debug_assert!(reply.len() <= MAX_HEAD),
-            Reply::Tunnel { head } => return Ok(reply.split_off(head).freeze()),
+            Reply::Tunnel { head } => return Ok(reply.split_off(head)),
             Reply::Refused { status: 403, start, head } if want_page => {
                 let page = read_page(socket, &reply, start, head, deadline).await;
                 return Err(DialError::Refused { status: 403, page: page.map(Box::new) });
@@ -209,6 +203,9 @@ async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Resu
         }
     }
 }
+
+/// Octets of a page that are read at once.
+const PAGE_READ: usize = 8 * 1024;
 
 /// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
 async fn read_page(
@@ -220,10 +217,10 @@ async fn read_page(
 ) -> Option<PageReader> {
     let mut page = PageReader::new(reply.get(start..head)?)?;
     let mut done = page.push(reply.get(head..)?);
-    let mut buffer = BytesMut::with_capacity(8 * 1024);
+    let mut buffer = Vec::new();
     while !done {
         buffer.clear();
-        match timeout_at(deadline, read_some(socket, &mut buffer)).await {
+        match timeout_at(deadline, socket.read_onto(&mut buffer, PAGE_READ)).await {
             Ok(Ok(octets)) if octets > 0 => done = page.push(&buffer),
             Ok(_) => {
                 page.end();

@@ -20,8 +20,9 @@ const QUEUE: usize = 4096;
 /// The target of records, for `RUST_LOG=wayleave::record=off`.
 pub const RECORD_TARGET: &str = "wayleave::record";
 
+#[expect(clippy::large_enum_variant, reason = "most are the largest, and the queue is made of blocks of them")]
 enum Entry {
-    Record(SystemTime, Box<Record>),
+    Record(SystemTime, Record),
     Line(Vec<u8>),
     /// Several lines at once, however many.
     Notes(SystemTime, Vec<String>),
@@ -74,7 +75,7 @@ impl Log {
     }
 
     /// Hands over a record. Never waits and never drops: what bounds the queue is [`Log::room`] before each accept.
-    pub fn record(&self, record: Box<Record>) {
+    pub fn record(&self, record: Record) {
         if tracing::enabled!(target: RECORD_TARGET, tracing::Level::INFO) {
             self.push(Entry::Record(SystemTime::now(), record));
         }

@@ -8,24 +8,21 @@ pub use open::{Open, Registry};
 
 use crate::addr::ClientAddr;
 use crate::dial::{DialError, Dialler, Far};
-use crate::intake::{self, Intake};
+use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
-use crate::netfilter::{self, Dialled};
+use crate::netfilter::{self, Accepted, Dialled, Repeat};
 use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
-use crate::relay::{self, Pending, Timeouts};
+use crate::relay::{self, Pending, Relay, Timeouts};
 use crate::settings::SniffLimits;
 use crate::sniff::{NoHost, Protocol, Sniffed};
-use crate::socket::{Socket, gone};
+use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
 use report::Report;
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -54,41 +51,81 @@ pub struct Context {
 
 /// Carries one connection, and leaves its record behind, also if it is dropped on the way. The permit is held until
 /// the client's socket is closed.
-pub async fn run(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
+pub async fn run(ctx: Arc<Context>, client: Fresh, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
     let mut report = Report::open(&ctx, ClientAddr::new(peer));
-    let end = carry(&ctx, Socket::new(stream), &mut report).await;
+    let end = carry(&ctx, client, &mut report).await;
     report.finish(end);
 }
 
-/// The way of a connection. Dropping the client's socket resets it; [`Socket::close`] ends it in order.
-async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
-    let peer = report.record.client;
-    if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
-        return End::new(Cause::ClientLimit, Side::Wayleave);
-    }
-    let dst = match netfilter::original_dst(&client, peer.get()) {
-        Ok(dst) => dst,
-        Err(err) => return End::because(Cause::NoDestination, Side::Wayleave, err),
+/// The way of a connection. Dropping a socket resets it; [`Socket::close`] ends it in order.
+async fn carry(ctx: &Context, client: Fresh, report: &mut Report<'_>) -> End {
+    // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
+    let Both { client, far, first, guards } = match Box::pin(reach(ctx, client, report)).await {
+        Ok(both) => both,
+        Err(end) => return end,
     };
+    let meters = &report.open.meters;
+    let end = Relay::new(&client, &far, first, &ctx.timeouts, report.started, meters).await;
+    match end.cause {
+        Cause::Closed => {
+            client.close();
+            far.close();
+            return end;
+        }
+        Cause::Reset => Box::pin(relay::deliver(&end, &client, &far)).await,
+        _ => {}
+    }
+    match guards {
+        Some(guards) if guards.dialled.as_ref().is_some_and(Dialled::came_back) => {
+            End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
+        }
+        _ => end,
+    }
+}
+
+/// Both sides, ready to be relayed.
+struct Both<'c> {
+    client: Socket,
+    far: Socket,
+    first: Pending,
+    guards: Option<Box<Guards<'c>>>,
+}
+
+/// Against loops; held until the end. Most connections need none.
+struct Guards<'c> {
+    dialled: Option<Dialled<'c>>,
+    _accepted: Option<Accepted<'c>>,
+    _repeat: Option<Repeat<'c>>,
+}
+
+/// Everything before the relay: where to, who for, whether, and the far side.
+async fn reach<'c>(ctx: &'c Context, client: Fresh, report: &mut Report<'_>) -> Result<Both<'c>, End> {
+    let peer = report.client;
+    if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
+        return Err(End::new(Cause::ClientLimit, Side::Wayleave));
+    }
+    let dst = netfilter::original_dst(&client, peer.get())
+        .map_err(|err| End::because(Cause::NoDestination, Side::Wayleave, err))?;
     report.destination(dst);
     tracing::debug!("{peer}: for {dst}");
     let loops = &ctx.dialler.loops;
     if ctx.dialler.own.contains(dst.get().ip()) {
-        return End::new(Cause::ToSelf, Side::Wayleave);
+        return Err(End::new(Cause::ToSelf, Side::Wayleave));
     }
-    let _accepted = if ctx.dialler.own.contains(peer.get().ip()) {
-        match loops.accepted((peer.get(), dst.get())) {
-            None => return End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC),
-            ticket => ticket,
-        }
-    } else {
-        None
+    let is_loop = |why| End::because(Cause::Loop, Side::Wayleave, why);
+    let accepted = match ctx.dialler.own.contains(peer.get().ip()) {
+        true => Some(loops.accepted((peer.get(), dst.get())).ok_or_else(|| is_loop(netfilter::OWN_TRAFFIC))?),
+        false => None,
     };
 
-    let Intake { sniffed, first } = match sniff(ctx, &client, dst.get().port(), report.started).await {
-        Ok(intake) => intake,
-        Err(err) => return End::because(Cause::ClientGone, Side::Client, err.kind()),
-    };
+    let (client, Intake { sniffed, first }) = sniff(ctx, client, dst.get().port(), report.started)
+        .await
+        .map_err(|err| match err {
+            IntakeError::ClientGone(err) => End::because(Cause::ClientGone, Side::Client, err.kind()),
+            IntakeError::NotWatched(err) => {
+                End::because(Cause::Error, Side::Wayleave, format_args!("cannot be watched: {err}"))
+            }
+        })?;
     report.sniffed(&sniffed);
     match &sniffed.host {
         Ok(host) => tracing::debug!("{peer}: {} for {host}, {} octets", sniffed.protocol.word(), first.len()),
@@ -99,49 +136,45 @@ async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
     let decision = ctx.policy.load().decide(&query);
     report.decided(decision);
     if decision.is_denied() {
-        return Box::pin(refuse::denied(client, &sniffed, dst)).await;
+        return Err(Box::pin(refuse::denied(client, &sniffed, dst)).await);
     }
     // Silent clients are all alike, and say nothing of where they come from.
-    let _repeat = if !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
-        match loops.repeat(dst.get(), &first) {
-            None => return End::because(Cause::Loop, Side::Wayleave, netfilter::UPSTREAMS_TRAFFIC),
-            ticket => ticket,
+    let repeat = match !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
+        true => {
+            Some(loops.repeat(dst.get(), &first).ok_or_else(|| is_loop(netfilter::UPSTREAMS_TRAFFIC))?)
         }
-    } else {
-        None
+        false => None,
     };
 
-    // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket. Boxed, like the
-    // refusals: what a connection no longer needs once it is relayed is not to be a part of it then.
+    // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
     let dialled = tokio::select! {
         biased;
-        dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
-        () = gone(&client) => return End::new(Cause::ClientGone, Side::Client),
+        dialled = dial(ctx, &query, decision, sniffed.protocol, report) => dialled,
+        () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
     let far = match dialled {
         Ok(far) => far,
-        Err(err) => return Box::pin(refuse::not_carried(client, &sniffed, dst, err)).await,
+        Err(err) => return Err(Box::pin(refuse::not_carried(client, &sniffed, dst, err)).await),
     };
     report.dialled(far.addr);
     tracing::debug!("{peer}: relayed to {}, {} octets came early", far.addr, far.early.len());
-
-    let Far { socket: far, early, ticket, .. } = far;
-    let pending = Pending { up: first.freeze(), down: early };
-    let end = relay::run(&client, &far, pending, ctx.timeouts, report.started, &report.open.meters).await;
-    match end.cause {
-        Cause::Closed => {
-            client.close();
-            far.close();
-            end
-        }
-        _ if ticket.as_ref().is_some_and(Dialled::came_back) => {
-            End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
-        }
-        _ => end,
-    }
+    let Far { socket: far, early, ticket: dialled, .. } = far;
+    let is_guarded = dialled.is_some() || accepted.is_some() || repeat.is_some();
+    let guards = Guards { dialled, _accepted: accepted, _repeat: repeat };
+    Ok(Both {
+        client,
+        far,
+        first: Pending { up: first.into(), down: early.into() },
+        guards: is_guarded.then(|| Box::new(guards)),
+    })
 }
 
-async fn sniff(ctx: &Context, client: &Socket, port: u16, started: Instant) -> io::Result<Intake> {
+async fn sniff(
+    ctx: &Context,
+    client: Fresh,
+    port: u16,
+    started: Instant,
+) -> Result<(Socket, Intake), IntakeError> {
     match ctx.sniff {
         Some(limits) if !ctx.no_sniff_ports.contains(&port) => {
             let deadline = started.checked_add(limits.timeout).unwrap_or(started);
@@ -149,7 +182,8 @@ async fn sniff(ctx: &Context, client: &Socket, port: u16, started: Instant) -> i
         }
         _ => {
             let sniffed = Sniffed::none(Protocol::Unknown, NoHost::NotSniffed);
-            Ok(Intake { sniffed, first: BytesMut::new() })
+            let client = client.watch().map_err(IntakeError::NotWatched)?;
+            Ok((client, Intake { sniffed, first: Vec::new() }))
         }
     }
 }
@@ -165,7 +199,7 @@ async fn dial<'c>(
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
     match (decision.action, &ctx.dialler.upstream, decision.tunnel_target(query)) {
         (Action::Forward { route: Route::Tunnel, .. }, Some(upstream), Some(target)) => {
-            report.record.upstream = Some(Arc::clone(&upstream.name));
+            report.upstream(&upstream.name);
             ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
         }
         (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {

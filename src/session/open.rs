@@ -1,53 +1,46 @@
 //! The connections that are open, for whoever wants to see them (USR1).
 
-use crate::addr::{ClientAddr, Host, OriginalDst};
+use crate::addr::ClientAddr;
+use crate::record::Record;
 use crate::relay::Meters;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
-/// An open connection as others may see it.
+/// An open connection: all that is known of it, for itself and for others to see.
 #[derive(Debug)]
 pub struct Open {
     id: u64,
     client: ClientAddr,
     since: Instant,
-    dst: OnceLock<OriginalDst>,
-    host: OnceLock<Host>,
-    relaying: AtomicBool,
+    record: Mutex<Record>,
     /// What was moved so far.
     pub meters: Meters,
 }
 
 impl Open {
-    pub(super) fn destination(&self, dst: OriginalDst) {
-        // Set once: there is one destination.
-        let _ = self.dst.set(dst);
-    }
-
-    pub(super) fn host(&self, host: &Host) {
-        let _ = self.host.set(host.clone());
-    }
-
-    pub(super) fn up(&self) {
-        self.relaying.store(true, Ordering::Relaxed);
+    /// What has been found out so far.
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+        // Each change is a single assignment: a panic elsewhere leaves it whole.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.record();
         write!(f, "client={}", self.client)?;
-        if let Some(dst) = self.dst.get() {
+        if let Some(dst) = record.dst {
             write!(f, " dst={dst}")?;
         }
-        if let Some(host) = self.host.get() {
+        if let Ok(host) = &record.host {
             write!(f, " host={host}")?;
         }
-        let state = if self.relaying.load(Ordering::Relaxed) { "relaying" } else { "not-yet-relaying" };
+        let state = if record.dialled.is_some() { "relaying" } else { "not-yet-relaying" };
         let (up, down) = (self.meters.up.load(Ordering::Relaxed), self.meters.down.load(Ordering::Relaxed));
         write!(f, " state={state} up={up} down={down} age={}s", self.since.elapsed().as_secs())
     }
@@ -71,17 +64,15 @@ impl Registry {
     }
 
     /// Adds a connection; also tells how many its client's address has open now.
-    pub(super) fn add(&self, client: ClientAddr) -> (Arc<Open>, usize) {
+    pub(super) fn add(&self, client: ClientAddr, since: Instant) -> (Arc<Open>, usize) {
         let mut connections = self.lock();
         let id = connections.next;
         connections.next = id.wrapping_add(1);
         let open = Arc::new(Open {
             id,
             client,
-            since: Instant::now(),
-            dst: OnceLock::new(),
-            host: OnceLock::new(),
-            relaying: AtomicBool::new(false),
+            since,
+            record: Mutex::new(Record::new(client)),
             meters: Meters::default(),
         });
         connections.open.insert(id, Arc::clone(&open));
@@ -123,16 +114,17 @@ mod tests {
     #[test]
     fn each_address_is_counted_and_forgotten() {
         let registry = Registry::default();
+        let now = Instant::now();
         let client = |text: &str| ClientAddr::new(text.parse().unwrap());
-        let (one, count) = registry.add(client("10.0.0.1:1"));
+        let (one, count) = registry.add(client("10.0.0.1:1"), now);
         assert_eq!(count, 1);
-        let (two, count) = registry.add(client("[::ffff:10.0.0.1]:2"));
+        let (two, count) = registry.add(client("[::ffff:10.0.0.1]:2"), now);
         assert_eq!(count, 2);
-        assert_eq!(registry.add(client("10.0.0.2:1")).1, 1);
+        assert_eq!(registry.add(client("10.0.0.2:1"), now).1, 1);
         assert_eq!(registry.count(), 3);
         assert!(registry.all().first().unwrap().to_string().contains("10.0.0.1:1"));
         registry.remove(&one);
-        assert_eq!(registry.add(client("10.0.0.1:3")).1, 2);
+        assert_eq!(registry.add(client("10.0.0.1:3"), now).1, 2);
         registry.remove(&two);
         for open in registry.all() {
             registry.remove(&open);

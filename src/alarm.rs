@@ -1,0 +1,171 @@
+//! Coarse timers, for what may be late: one list a worker, looked through a few times a second while anything is in it.
+//! Most connections never need theirs, so to set one is to write it down, and an idle connection has room for little
+//! more than its number. While the list is looked through, the runtime's own timers are never the next to run out, and
+//! to set those costs no system call either.
+
+use std::cell::RefCell;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How late an alarm may be.
+pub const COARSE: Duration = Duration::from_millis(250);
+
+/// So many looks at an empty list, and the looking ends: connections come and go, and to begin it again costs more.
+const QUIET: u32 = 8;
+
+thread_local! {
+    static ALARMS: RefCell<Alarms> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Alarms {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    looked_through: bool,
+}
+
+struct Slot {
+    due: Instant,
+    /// None: it rang, or the slot is free.
+    waker: Option<Waker>,
+}
+
+impl Alarms {
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    /// Takes out whom to wake.
+    fn ring(&mut self, now: Instant) -> Vec<Waker> {
+        if self.is_empty() {
+            // The memory of a crowd that is gone.
+            self.slots = Vec::new();
+            self.free = Vec::new();
+        }
+        self.slots.iter_mut().filter(|slot| slot.due <= now).filter_map(|slot| slot.waker.take()).collect()
+    }
+}
+
+/// A timer of the worker's thread that it was set on, where it has to stay.
+#[derive(Debug, Default)]
+pub struct Alarm(Option<usize>);
+
+impl Alarm {
+    /// Rings at `due` or up to [`COARSE`] later, and not when it was set to before. To be called within a runtime.
+    pub fn set(&mut self, due: Instant, waker: &Waker) {
+        let slot = Slot { due, waker: Some(waker.clone()) };
+        let begin = ALARMS.with_borrow_mut(|alarms| {
+            let free = self.0.or_else(|| alarms.free.pop());
+            match free.and_then(|number| alarms.slots.get_mut(number)) {
+                Some(place) => *place = slot,
+                None => alarms.slots.push(slot),
+            }
+            self.0 = free.or(alarms.slots.len().checked_sub(1));
+            !std::mem::replace(&mut alarms.looked_through, true)
+        });
+        if begin {
+            tokio::spawn(look_through());
+        }
+    }
+
+    /// Ready when it has rung, until it is set anew; pending for ever if it was never set.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(number) = self.0 else { return Poll::Pending };
+        ALARMS.with_borrow_mut(|alarms| match alarms.slots.get_mut(number).map(|slot| &mut slot.waker) {
+            Some(Some(waker)) => {
+                waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let Some(number) = self.0 else { return };
+        // An error means that the thread is about to end.
+        let _ = ALARMS.try_with(|alarms| {
+            let mut alarms = alarms.borrow_mut();
+            if let Some(slot) = alarms.slots.get_mut(number) {
+                slot.waker = None;
+                alarms.free.push(number);
+            }
+        });
+    }
+}
+
+/// Clears the mark also when the runtime is shut down.
+struct Looking;
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let _ = ALARMS.try_with(|alarms| alarms.borrow_mut().looked_through = false);
+    }
+}
+
+async fn look_through() {
+    let _looking = Looking;
+    let mut quiet: u32 = 0;
+    while quiet < QUIET {
+        sleep(COARSE).await;
+        let now = Instant::now();
+        let (ringing, empty) = ALARMS.with_borrow_mut(|alarms| (alarms.ring(now), alarms.is_empty()));
+        // Outside: who is woken may set an alarm.
+        ringing.into_iter().for_each(Waker::wake);
+        quiet = if empty { quiet.saturating_add(1) } else { 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    async fn rung(alarm: &mut Alarm, after: Duration) {
+        let due = Instant::now() + after;
+        poll_fn(|cx| {
+            alarm.set(due, cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+        poll_fn(|cx| alarm.poll(cx)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_no_sooner_and_little_later() {
+        let mut alarm = Alarm::default();
+        for secs in [1, 7200, 0] {
+            let (started, after) = (Instant::now(), Duration::from_secs(secs));
+            rung(&mut alarm, after).await;
+            let late = started.elapsed() - after;
+            assert!(late <= COARSE + Duration::from_millis(1), "{late:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_are_used_again_and_given_back() {
+        let mut alarms: Vec<Alarm> = (0..100).map(|_| Alarm::default()).collect();
+        for alarm in &mut alarms {
+            alarm.set(Instant::now() + Duration::from_secs(60), Waker::noop());
+        }
+        alarms.truncate(50);
+        let mut another = Alarm::default();
+        another.set(Instant::now(), Waker::noop());
+        assert_eq!(ALARMS.with_borrow(|alarms| (alarms.slots.len(), alarms.free.len())), (100, 49));
+        drop((alarms, another));
+        sleep(COARSE * 2).await;
+        assert_eq!(ALARMS.with_borrow(|alarms| (alarms.slots.capacity(), alarms.looked_through)), (0, true));
+        sleep(COARSE * (QUIET + 1)).await;
+        assert!(!ALARMS.with_borrow(|alarms| alarms.looked_through));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_woken_otherwise_is_still_woken() {
+        let mut alarm = Alarm::default();
+        alarm.set(Instant::now() + Duration::from_secs(1), Waker::noop());
+        // Whoever polls last is told.
+        tokio::time::timeout(Duration::from_secs(2), poll_fn(|cx| alarm.poll(cx))).await.unwrap();
+    }
+}
