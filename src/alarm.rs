@@ -3,7 +3,9 @@
 //! more than its number. While the list is looked through, the runtime's own timers are never the next to run out, and
 //! to set those costs no system call either.
 
+use crate::sys;
 use std::cell::RefCell;
+use std::num::NonZeroU32;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -14,6 +16,9 @@ pub const COARSE: Duration = Duration::from_millis(250);
 /// So many looks at an empty list, and the looking ends: connections come and go, and to begin it again costs more.
 const QUIET: u32 = 8;
 
+/// So many at once leave memory behind that is worth giving back.
+const CROWD: usize = 64;
+
 thread_local! {
     static ALARMS: RefCell<Alarms> = RefCell::default();
 }
@@ -21,8 +26,10 @@ thread_local! {
 #[derive(Default)]
 struct Alarms {
     slots: Vec<Slot>,
-    free: Vec<usize>,
+    free: Vec<NonZeroU32>,
     looked_through: bool,
+    /// The most at once, since there were none for a while.
+    most: usize,
 }
 
 struct Slot {
@@ -32,14 +39,18 @@ struct Slot {
 }
 
 impl Alarms {
+    fn slot(&mut self, number: NonZeroU32) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(number.get()).ok()?.checked_sub(1)?)
+    }
+
     fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
     }
 
     /// Takes out whom to wake.
     fn ring(&mut self, now: Instant) -> Vec<Waker> {
+        self.most = self.most.max(self.slots.len());
         if self.is_empty() {
-            // The memory of a crowd that is gone.
             self.slots = Vec::new();
             self.free = Vec::new();
         }
@@ -49,19 +60,23 @@ impl Alarms {
 
 /// A timer of the worker's thread that it was set on, where it has to stay.
 #[derive(Debug, Default)]
-pub struct Alarm(Option<usize>);
+pub struct Alarm {
+    /// One more than the slot's; u32 for the room that every connection has for it.
+    number: Option<NonZeroU32>,
+}
 
 impl Alarm {
     /// Rings at `due` or up to [`COARSE`] later, and not when it was set to before. To be called within a runtime.
     pub fn set(&mut self, due: Instant, waker: &Waker) {
         let slot = Slot { due, waker: Some(waker.clone()) };
         let begin = ALARMS.with_borrow_mut(|alarms| {
-            let free = self.0.or_else(|| alarms.free.pop());
-            match free.and_then(|number| alarms.slots.get_mut(number)) {
+            let number = self.number.or_else(|| alarms.free.pop());
+            match number.and_then(|number| alarms.slot(number)) {
                 Some(place) => *place = slot,
                 None => alarms.slots.push(slot),
             }
-            self.0 = free.or(alarms.slots.len().checked_sub(1));
+            let last = || NonZeroU32::new(u32::try_from(alarms.slots.len()).unwrap_or(u32::MAX));
+            self.number = number.or_else(last);
             !std::mem::replace(&mut alarms.looked_through, true)
         });
         if begin {
@@ -71,8 +86,8 @@ impl Alarm {
 
     /// Ready when it has rung, until it is set anew; pending for ever if it was never set.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(number) = self.0 else { return Poll::Pending };
-        ALARMS.with_borrow_mut(|alarms| match alarms.slots.get_mut(number).map(|slot| &mut slot.waker) {
+        let Some(number) = self.number else { return Poll::Pending };
+        ALARMS.with_borrow_mut(|alarms| match alarms.slot(number).map(|slot| &mut slot.waker) {
             Some(Some(waker)) => {
                 waker.clone_from(cx.waker());
                 Poll::Pending
@@ -84,11 +99,11 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        let Some(number) = self.0 else { return };
+        let Some(number) = self.number else { return };
         // An error means that the thread is about to end.
         let _ = ALARMS.try_with(|alarms| {
             let mut alarms = alarms.borrow_mut();
-            if let Some(slot) = alarms.slots.get_mut(number) {
+            if let Some(slot) = alarms.slot(number) {
                 slot.waker = None;
                 alarms.free.push(number);
             }
@@ -115,6 +130,10 @@ async fn look_through() {
         // Outside: who is woken may set an alarm.
         ringing.into_iter().for_each(Waker::wake);
         quiet = if empty { quiet.saturating_add(1) } else { 0 };
+    }
+    // All is quiet, so nobody waits for what this takes.
+    if ALARMS.with_borrow_mut(|alarms| std::mem::take(&mut alarms.most)) >= CROWD {
+        sys::give_memory_back();
     }
 }
 

@@ -3,8 +3,8 @@
 mod half;
 mod splice;
 
-use crate::record::{Cause, End, Side};
 use crate::alarm::Alarm;
+use crate::record::{Cause, End, Side};
 use crate::socket::{Socket, keep_alive};
 use crate::sys;
 use half::{Ends, Finish, Half};
@@ -43,41 +43,56 @@ impl Timeouts {
 }
 
 /// What was moved. Kept outside the relay, so that it is right also when the relay is dropped in the middle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meters {
+    /// When the connection was accepted.
+    pub since: Instant,
     /// Octets passed on to the far side.
     pub up: AtomicU64,
     /// Octets passed on to the client.
     pub down: AtomicU64,
-    /// Microseconds after `started` plus one of the first octet for the client; 0: none yet.
+    /// Microseconds after `since` plus one of the first octet for the client; 0: none yet.
     first: AtomicU64,
 }
 
 impl Meters {
+    /// Of a connection that was accepted now.
+    #[must_use]
+    pub fn new() -> Self {
+        let (up, down, first) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { since: Instant::now(), up, down, first }
+    }
+
     /// From accept to the first octet for the client.
     pub fn first(&self) -> Option<Duration> {
         self.first.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// What both directions share: when something was last moved, and whether one side is gone.
 struct Clock<'a> {
-    started: Instant,
+    meters: &'a Meters,
+    /// Microseconds after the meters' `since`.
     moved_at: AtomicU64,
     /// One side no longer takes what it is sent: it was reset, though reading it may only show an end of data.
     broken: AtomicBool,
     /// One direction has ended in order.
     half_closed: AtomicBool,
-    meters: &'a Meters,
 }
 
 impl Clock<'_> {
-    fn micros(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
     fn moved(&self, from: Side, octets: usize) {
-        let now = self.micros();
+        let now = self.meters.micros();
         self.moved_at.store(now, Ordering::Relaxed);
         let meter = match from {
             Side::Upstream => {
@@ -92,38 +107,46 @@ impl Clock<'_> {
     }
 
     fn touch(&self) {
-        self.moved_at.store(self.micros(), Ordering::Relaxed);
+        self.moved_at.store(self.meters.micros(), Ordering::Relaxed);
     }
 
     /// When the silence, as it is now, will have lasted this long. Timeouts are bounded where they are read, so the sum
     /// is within what the clock can hold.
     fn silent_until(&self, timeout: Duration) -> Instant {
         let silent_since = Duration::from_micros(self.moved_at.load(Ordering::Relaxed));
-        self.started.checked_add(silent_since.saturating_add(timeout)).unwrap_or(self.started)
+        self.meters.since.checked_add(silent_since.saturating_add(timeout)).unwrap_or(self.meters.since)
     }
+}
+
+/// Both sides of a connection.
+#[derive(Debug)]
+pub struct Sides {
+    /// The client's.
+    pub client: Socket,
+    /// The server's, or the upstream's.
+    pub far: Socket,
 }
 
 /// Relays until both directions are finished, one side resets, or a timeout runs out. On anything but an orderly end
 /// (`closed`) the sockets are left for the caller to reset, after what was [received before](deliver).
 pub struct Relay<'a> {
-    client: &'a Socket,
-    far: &'a Socket,
+    sides: &'a Sides,
     up: Half,
     down: Half,
     clock: Clock<'a>,
     timeouts: &'a Timeouts,
     /// Set to the shortest of the times that matter from the start, and set anew only when it rings.
     alarm: Alarm,
-    /// A side that has finished is still watched for a reset: nothing else would tell. Few connections come to need
+    /// The side that has finished is still watched for a reset: nothing else would tell. Few connections come to need
     /// this, so none has room for it.
-    finished: Option<(Side, Watch<'a>)>,
+    finished: Option<Watch<'a>>,
     first_to_finish: Option<Side>,
     is_set: bool,
     kept_alive: bool,
 }
 
-/// Done when a side is reset.
-type Watch<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+/// Done when the side is reset.
+type Watch<'a> = Pin<Box<dyn Future<Output = Side> + Send + 'a>>;
 
 impl Future for Relay<'_> {
     type Output = End;
@@ -141,10 +164,10 @@ impl Future for Relay<'_> {
                     return Poll::Ready(end);
                 }
                 relay.finished = relay.watched();
-            } else if let Some((side, gone)) = &mut relay.finished
-                && gone.as_mut().poll(cx).is_ready()
+            } else if let Some(gone) = &mut relay.finished
+                && let Poll::Ready(side) = gone.as_mut().poll(cx)
             {
-                return Poll::Ready(End::new(Cause::Reset, *side));
+                return Poll::Ready(End::new(Cause::Reset, side));
             } else if relay.alarm.poll(cx).is_ready() {
                 if let Some(end) = relay.look() {
                     return Poll::Ready(end);
@@ -158,27 +181,18 @@ impl Future for Relay<'_> {
 }
 
 impl<'a> Relay<'a> {
-    /// `started` is when the connection was accepted.
+    /// A relay that begins now.
     #[must_use]
-    pub fn new(
-        client: &'a Socket,
-        far: &'a Socket,
-        first: Pending,
-        timeouts: &'a Timeouts,
-        started: Instant,
-        meters: &'a Meters,
-    ) -> Self {
+    pub fn new(sides: &'a Sides, first: Pending, timeouts: &'a Timeouts, meters: &'a Meters) -> Self {
         let clock = Clock {
-            started,
+            meters,
             moved_at: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
-            meters,
         };
         clock.touch();
         Self {
-            client,
-            far,
+            sides,
             up: Half::new(Side::Client, first.up),
             down: Half::new(Side::Upstream, first.down),
             clock,
@@ -193,7 +207,7 @@ impl<'a> Relay<'a> {
 
     /// Ready when a direction came to its end.
     fn poll_halves(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (client, far, clock) = (self.client, self.far, &self.clock);
+        let (Sides { client, far }, clock) = (self.sides, &self.clock);
         if self.up.poll(cx, Ends { src: client, dst: far, clock }).is_ready() {
             return Poll::Ready(());
         }
@@ -201,7 +215,7 @@ impl<'a> Relay<'a> {
     }
 
     const fn source(&self, half: &Half) -> &'a Socket {
-        if matches!(half.from, Side::Client) { self.client } else { self.far }
+        if matches!(half.from, Side::Client) { &self.sides.client } else { &self.sides.far }
     }
 
     /// The alarm rang: how it ends, if it does.
@@ -209,7 +223,7 @@ impl<'a> Relay<'a> {
         // The client's side has inherited this. Most connections end before it could matter, so the far side is spared its
         // four system calls until it does.
         if !std::mem::replace(&mut self.kept_alive, true)
-            && let Err(err) = keep_alive(self.far.options())
+            && let Err(err) = keep_alive(self.sides.far.options())
         {
             tracing::debug!("no keepalive: {err}");
         }
@@ -254,9 +268,13 @@ impl<'a> Relay<'a> {
     }
 
     /// The side that has finished in order while the other goes on.
-    fn watched(&self) -> Option<(Side, Watch<'a>)> {
+    fn watched(&self) -> Option<Watch<'a>> {
         let half = [&self.up, &self.down].into_iter().find(|half| half.finish == Some(Finish::Orderly))?;
-        Some((half.from, Box::pin(self.source(half).gone())))
+        let (socket, side) = (self.source(half), half.from);
+        Some(Box::pin(async move {
+            socket.gone().await;
+            side
+        }))
     }
 
     /// How it ended, if it did.
@@ -286,8 +304,8 @@ const DELIVERY: Duration = Duration::from_secs(2);
 
 /// A reset throws away what the kernel has not delivered yet. What was received before one side's reset belongs to the
 /// other, so it is given a moment to arrive before that one is reset too.
-pub async fn deliver(end: &End, client: &Socket, far: &Socket) {
-    let to = if end.by == Side::Client { far } else { client };
+pub async fn deliver(end: &End, sides: &Sides) {
+    let to = if end.by == Side::Client { &sides.far } else { &sides.client };
     let Some(until) = Instant::now().checked_add(DELIVERY) else { return };
     let mut pause = Duration::from_millis(1);
     while sys::unacknowledged(to.as_fd()).is_ok_and(|octets| octets > 0) && Instant::now() < until {

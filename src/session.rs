@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Repeat};
 use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
-use crate::relay::{self, Pending, Relay, Timeouts};
+use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::settings::SniffLimits;
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
@@ -50,45 +50,52 @@ pub struct Context {
 }
 
 /// Carries one connection, and leaves its record behind, also if it is dropped on the way. The permit is held until
-/// the client's socket is closed.
-pub async fn run(ctx: Arc<Context>, client: Fresh, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
-    let mut report = Report::open(&ctx, ClientAddr::new(peer));
-    let end = carry(&ctx, client, &mut report).await;
-    report.finish(end);
-}
-
-/// The way of a connection. Dropping a socket resets it; [`Socket::close`] ends it in order.
-async fn carry(ctx: &Context, client: Fresh, report: &mut Report<'_>) -> End {
-    // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
-    let Both { client, far, first, guards } = match Box::pin(reach(ctx, client, report)).await {
-        Ok(both) => both,
-        Err(end) => return end,
-    };
-    let meters = &report.open.meters;
-    let end = Relay::new(&client, &far, first, &ctx.timeouts, report.started, meters).await;
-    match end.cause {
-        Cause::Closed => {
-            client.close();
-            far.close();
-            return end;
+/// the client's socket is closed. Dropping a socket resets it; [`Socket::close_in_order`] prevents that.
+pub fn run(
+    ctx: Arc<Context>,
+    client: Fresh,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send {
+    let report = Report::open(ctx, ClientAddr::new(peer));
+    async move {
+        let _permit = permit;
+        // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
+        let mut reached = Box::pin(reach(&report, client)).await;
+        match &mut reached {
+            Ok(both) => report.finish(both.relay(&report).await),
+            Err(end) => report.finish(end.clone()),
         }
-        Cause::Reset => Box::pin(relay::deliver(&end, &client, &far)).await,
-        _ => {}
-    }
-    match guards {
-        Some(guards) if guards.dialled.as_ref().is_some_and(Dialled::came_back) => {
-            End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
-        }
-        _ => end,
     }
 }
 
 /// Both sides, ready to be relayed.
 struct Both<'c> {
-    client: Socket,
-    far: Socket,
+    sides: Sides,
     first: Pending,
     guards: Option<Box<Guards<'c>>>,
+}
+
+impl Both<'_> {
+    async fn relay(&mut self, report: &Report) -> End {
+        let first = std::mem::take(&mut self.first);
+        let end = Relay::new(&self.sides, first, &report.ctx.timeouts, &report.open.meters).await;
+        match end.cause {
+            Cause::Closed => {
+                self.sides.client.close_in_order();
+                self.sides.far.close_in_order();
+                return end;
+            }
+            Cause::Reset => Box::pin(relay::deliver(&end, &self.sides)).await,
+            _ => {}
+        }
+        match &self.guards {
+            Some(guards) if guards.came_back() => {
+                End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
+            }
+            _ => end,
+        }
+    }
 }
 
 /// Against loops; held until the end. Most connections need none.
@@ -98,9 +105,16 @@ struct Guards<'c> {
     _repeat: Option<Repeat<'c>>,
 }
 
+impl Guards<'_> {
+    fn came_back(&self) -> bool {
+        self.dialled.as_ref().is_some_and(Dialled::came_back)
+    }
+}
+
 /// Everything before the relay: where to, who for, whether, and the far side.
-async fn reach<'c>(ctx: &'c Context, client: Fresh, report: &mut Report<'_>) -> Result<Both<'c>, End> {
-    let peer = report.client;
+async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
+    let ctx = &*report.ctx;
+    let peer = report.open.known().client;
     if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
         return Err(End::new(Cause::ClientLimit, Side::Wayleave));
     }
@@ -118,9 +132,8 @@ async fn reach<'c>(ctx: &'c Context, client: Fresh, report: &mut Report<'_>) -> 
         false => None,
     };
 
-    let (client, Intake { sniffed, first }) = sniff(ctx, client, dst.get().port(), report.started)
-        .await
-        .map_err(|err| match err {
+    let (client, Intake { sniffed, first }) =
+        sniff(ctx, client, dst.get().port(), report.open.meters.since).await.map_err(|err| match err {
             IntakeError::ClientGone(err) => End::because(Cause::ClientGone, Side::Client, err.kind()),
             IntakeError::NotWatched(err) => {
                 End::because(Cause::Error, Side::Wayleave, format_args!("cannot be watched: {err}"))
@@ -140,9 +153,7 @@ async fn reach<'c>(ctx: &'c Context, client: Fresh, report: &mut Report<'_>) -> 
     }
     // Silent clients are all alike, and say nothing of where they come from.
     let repeat = match !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
-        true => {
-            Some(loops.repeat(dst.get(), &first).ok_or_else(|| is_loop(netfilter::UPSTREAMS_TRAFFIC))?)
-        }
+        true => Some(loops.repeat(dst.get(), &first).ok_or_else(|| is_loop(netfilter::UPSTREAMS_TRAFFIC))?),
         false => None,
     };
 
@@ -162,8 +173,7 @@ async fn reach<'c>(ctx: &'c Context, client: Fresh, report: &mut Report<'_>) -> 
     let is_guarded = dialled.is_some() || accepted.is_some() || repeat.is_some();
     let guards = Guards { dialled, _accepted: accepted, _repeat: repeat };
     Ok(Both {
-        client,
-        far,
+        sides: Sides { client, far },
         first: Pending { up: first.into(), down: early.into() },
         guards: is_guarded.then(|| Box::new(guards)),
     })
@@ -193,7 +203,7 @@ async fn dial<'c>(
     query: &Query<'_>,
     decision: Decision,
     protocol: Protocol,
-    report: &mut Report<'_>,
+    report: &Report,
 ) -> Result<Far<'c>, DialError> {
     let now = Instant::now();
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
@@ -220,13 +230,13 @@ mod tests {
         size_of::<F>()
     }
 
-    /// What a connection costs while it is open, besides its sockets: this and the [`Record`](crate::record::Record),
-    /// nothing else. It must not grow unnoticed.
+    /// What a connection costs while it is open, besides its sockets: this and what is known of it ([`Open`]), nothing
+    /// else. It must not grow unnoticed.
     #[test]
     fn a_connection_stays_small() {
         let bytes = size(run);
-        assert!(bytes <= 1792, "{bytes} bytes: is a buffer held across an await?");
-        let record = size_of::<crate::record::Record>();
-        assert!(record <= 400, "{record} bytes");
+        assert!(bytes <= 400, "{bytes} bytes: is a buffer held across an await?");
+        let open = size_of::<Open>();
+        assert!(open <= 256, "{open} bytes");
     }
 }

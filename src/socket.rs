@@ -126,7 +126,7 @@ fn reset_on_close(socket: SockRef<'_>) {
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
-/// A connection that is reset when it is dropped, unless it was [closed](Self::close) in order. So a relay that is cut
+/// A connection that is reset when it is dropped, unless it is to be [closed in order](Self::close_in_order). So a relay that is cut
 /// short, whether by a timeout, a signal or a panic, never looks like a complete one to either side.
 #[derive(Debug)]
 pub struct Socket {
@@ -144,8 +144,8 @@ impl Socket {
         Ok(Self { watched: sys::watched(stream, interest)?, orderly: false })
     }
 
-    /// Closes in order: what was written is delivered, then comes the end of data.
-    pub fn close(mut self) {
+    /// When it is dropped, what was written is delivered, and then comes the end of data.
+    pub const fn close_in_order(&mut self) {
         self.orderly = true;
     }
 
@@ -202,7 +202,9 @@ impl Socket {
 
     /// A read took less than it could have: so there is no more, if no sign speaks against it.
     pub fn is_drained(&self) {
-        if let Poll::Ready(Ok((mut ready, signs))) = self.poll_readable(&mut Context::from_waker(Waker::noop())) {
+        if let Poll::Ready(Ok((mut ready, signs))) =
+            self.poll_readable(&mut Context::from_waker(Waker::noop()))
+        {
             if !signs.is_priority() {
                 ready.clear_ready_matching(Ready::READABLE);
             }

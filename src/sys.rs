@@ -134,6 +134,17 @@ pub(crate) fn pipe_size(pipe: BorrowedFd<'_>) -> io::Result<usize> {
     usize::try_from(ret).map_err(|_| io::Error::last_os_error())
 }
 
+/// Has the allocator give back to the system what it keeps for later (malloc_trim(3)): it would keep the memory of the
+/// busiest moment for good. It takes a moment, by the megabyte.
+pub(crate) fn give_memory_back() {
+    // Other C libraries have no such thing.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes no pointer, and may be called by any thread at any time (MT-Safe, malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Raises the soft limit of open descriptors to the hard one and returns it (getrlimit(2)).
 ///
 /// # Errors

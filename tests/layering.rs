@@ -19,7 +19,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "edges",
         &[
-            "alarm", "dial", "intake", "log", "netfilter", "relay", "resolve", "scratch", "signal", "socket", "sys",
+            "alarm",
+            "dial",
+            "intake",
+            "log",
+            "netfilter",
+            "relay",
+            "resolve",
+            "scratch",
+            "signal",
+            "socket",
+            "sys",
         ],
     ),
     ("session", &["session"]),

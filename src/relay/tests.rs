@@ -40,14 +40,14 @@ fn watched(stream: TcpStream) -> Socket {
 
 /// As a session does it.
 async fn run(near: TcpStream, far: TcpStream, first: Pending, timeouts: Timeouts, meters: &Meters) -> End {
-    let (near, far) = (watched(near), watched(far));
-    let end = Relay::new(&near, &far, first, &timeouts, Instant::now(), meters).await;
+    let mut sides = Sides { client: watched(near), far: watched(far) };
+    let end = Relay::new(&sides, first, &timeouts, meters).await;
     match end.cause {
         Cause::Closed => {
-            near.close();
-            far.close();
+            sides.client.close_in_order();
+            sides.far.close_in_order();
         }
-        Cause::Reset => deliver(&end, &near, &far).await,
+        Cause::Reset => deliver(&end, &sides).await,
         _ => {}
     }
     end
@@ -244,10 +244,11 @@ async fn the_far_side_is_kept_alive_before_it_matters() {
     let (_client, near) = pair().await;
     let (_server, far) = pair().await;
     let meters = Meters::default();
-    let (near, far) = (watched(near), watched(far));
+    let sides = Sides { client: watched(near), far: watched(far) };
+    let far = &sides.far;
     let alive = || far.options().keepalive().unwrap();
     assert!(!alive());
-    let relay = Relay::new(&near, &far, Pending::default(), &LONG, Instant::now(), &meters);
+    let relay = Relay::new(&sides, Pending::default(), &LONG, &meters);
     assert!(tokio::time::timeout(Duration::from_secs(31), relay).await.is_err());
     assert!(alive());
     assert_eq!(far.options().tcp_keepalive_time().unwrap(), Duration::from_secs(15));
@@ -380,9 +381,8 @@ async fn urgent_data_in_a_bulk_stream_is_in_order_and_holds_nothing_up() {
     for stream in [&client, &near, &server, &far] {
         inline(stream);
     }
-    let relay = tokio::spawn(async move {
-        run(near, far, Pending::default(), LONG, &Meters::default()).await.cause
-    });
+    let relay =
+        tokio::spawn(async move { run(near, far, Pending::default(), LONG, &Meters::default()).await.cause });
     let sent = bytes(1_000_000);
     pass(&mut client, &mut server, &sent).await;
     for before in [1_000_000, 300_000, 100_000, 20_000, 5_000, 1, 500_000, 0, 40_000] {

@@ -146,8 +146,7 @@ impl Acceptor {
     }
 
     fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
-        let accepted =
-            self.listener.try_io(Interest::READABLE, |listener| sys::accept(listener.as_fd()));
+        let accepted = self.listener.try_io(Interest::READABLE, |listener| sys::accept(listener.as_fd()));
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),

@@ -85,7 +85,7 @@ fn http_answer(sniffed: &Sniffed, dst: OriginalDst, err: DialError) -> Vec<u8> {
 }
 
 /// Sends an answer of our own and closes so that it can be read.
-async fn say(client: Socket, answer: &[u8]) {
+async fn say(mut client: Socket, answer: &[u8]) {
     let lingering = async {
         if client.write_all(answer).await.is_err() || client.shutdown().is_err() {
             return;
@@ -102,5 +102,5 @@ async fn say(client: Socket, answer: &[u8]) {
     };
     // Whether the client finished or the time is up: it has had its chance.
     let _ = timeout(LINGER, lingering).await;
-    client.close();
+    client.close_in_order();
 }
