@@ -20,7 +20,6 @@ use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
 use report::Report;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -41,8 +40,6 @@ pub struct Context {
     pub dial_timeout: Duration,
     /// When a silent connection ends.
     pub timeouts: Timeouts,
-    /// Connections at once from one address.
-    pub max_per_client: Option<NonZeroUsize>,
     /// Where records go.
     pub log: Log,
     /// The connections that are open.
@@ -115,7 +112,7 @@ impl Guards<'_> {
 async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     let ctx = &*report.ctx;
     let peer = report.open.known().client;
-    if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
+    if report.too_many {
         return Err(End::new(Cause::ClientLimit, Side::Wayleave));
     }
     let dst = netfilter::original_dst(&client, peer.get())
@@ -123,11 +120,14 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     report.destination(dst);
     tracing::debug!("{peer}: for {dst}");
     let loops = &ctx.dialler.loops;
-    if ctx.dialler.own.contains(dst.get().ip()) {
+    let own = ctx.dialler.own.known();
+    let [to_self, from_self] = [dst.get(), peer.get()].map(|addr| own.contains(addr.ip()));
+    drop(own);
+    if to_self {
         return Err(End::new(Cause::ToSelf, Side::Wayleave));
     }
     let is_loop = |why| End::because(Cause::Loop, Side::Wayleave, why);
-    let accepted = match ctx.dialler.own.contains(peer.get().ip()) {
+    let accepted = match from_self {
         true => Some(loops.accepted((peer.get(), dst.get())).ok_or_else(|| is_loop(netfilter::OWN_TRAFFIC))?),
         false => None,
     };

@@ -188,10 +188,9 @@ fn context(settings: Settings, log: Log) -> Context {
         sniff: settings.sniff,
         no_sniff_ports: settings.no_sniff_ports,
         dial_timeout: settings.dial_timeout,
-        max_per_client: settings.max_per_client,
         timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
         log,
-        open: Registry::default(),
+        open: Registry::new(None),
     }
 }
 

@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct Report {
     pub(super) ctx: Arc<Context>,
     pub(super) open: Arc<Open>,
-    /// Connections that this client's address has open, this one included.
-    pub(super) from_same_client: usize,
+    /// Its client's address has more connections open than it may.
+    pub(super) too_many: bool,
     written: AtomicBool,
 }
 
 impl Report {
     pub(super) fn open(ctx: Arc<Context>, client: ClientAddr) -> Self {
-        let (open, from_same_client) = ctx.open.add(client);
-        Self { ctx, open, from_same_client, written: AtomicBool::new(false) }
+        let (open, too_many) = ctx.open.add(client);
+        Self { ctx, open, too_many, written: AtomicBool::new(false) }
     }
 
     pub(super) fn destination(&self, dst: OriginalDst) {
