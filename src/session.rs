@@ -154,13 +154,13 @@ async fn sniff(ctx: &Context, client: &Socket, port: u16, started: Instant) -> i
     }
 }
 
-async fn dial<'c>(
-    ctx: &'c Context,
+async fn dial(
+    ctx: &Context,
     query: &Query<'_>,
     decision: Decision,
     protocol: Protocol,
     report: &mut Report<'_>,
-) -> Result<Far<'c>, DialError> {
+) -> Result<Far, DialError> {
     let now = Instant::now();
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
     match (decision.action, &ctx.dialler.upstream, decision.tunnel_target(query)) {

@@ -48,18 +48,38 @@ fn after(time: Duration, latest: Instant) -> Instant {
 /// Like tokio's own connect, but for one system call: whether it worked is asked only if the kernel reports an error
 /// along with the end of the attempt (connect(2), `EINPROGRESS`).
 async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket(addr).await?;
+    let stream = TcpStream::from_std(begin_when_possible(addr).await?.into())?;
+    established(&stream).await?;
+    Ok(stream)
+}
+
+/// Begins to connect, and does not wait for anything.
+///
+/// # Errors
+/// Those of socket(2) and connect(2).
+pub(super) fn begin(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new_raw(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
     crate::socket::prepare(SockRef::from(&socket))?;
     match socket.connect(&addr.into()) {
-        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => return Err(err),
-        _ => {}
+        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => Err(err),
+        _ => Ok(socket),
     }
-    let stream = TcpStream::from_std(socket.into())?;
+}
+
+/// Waits until what was begun is done.
+///
+/// # Errors
+/// Those of connect(2).
+pub(super) async fn established(stream: &TcpStream) -> io::Result<()> {
     let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
     let suspicious = ready.is_error() || ready.is_write_closed();
     match if suspicious { stream.take_error()? } else { None } {
         Some(err) => Err(err),
-        None => Ok(stream),
+        None => Ok(()),
     }
 }
 
@@ -68,19 +88,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
 /// wait.
-async fn socket(addr: SocketAddr) -> io::Result<Socket> {
+async fn begin_when_possible(addr: SocketAddr) -> io::Result<Socket> {
     let mut pause = Duration::from_millis(10);
     loop {
-        match Socket::new_raw(
-            Domain::for_address(addr),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        ) {
+        match begin(addr) {
             Err(err) if is_shortage(&err) => {
                 tokio::time::sleep(pause).await;
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
-            socket => return socket,
+            begun => return begun,
         }
     }
 }
