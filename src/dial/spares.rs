@@ -134,8 +134,7 @@ impl Spares {
         self.shared.most > 0 && self.shared.lock().trust()
     }
 
-    /// The upstream could not be reached, or ended a connection that was dialled for it without a word: there is nothing
-    /// to keep spares of.
+    /// The upstream could not be reached, or does not speak HTTP with us: there is nothing to keep spares of.
     pub(super) fn distrust(&self) {
         let dropped = self.shared.lock().distrust();
         if !dropped.is_empty() {

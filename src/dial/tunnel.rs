@@ -82,13 +82,14 @@ impl Dialler {
         let addr = far.addr;
         let done = self.converse(Asked { far, sent: 0, is_spare: false }, &question).await;
         match &done {
-            // Whether it is there at all is not known.
-            Err(DialError::ReplyTimeout) => {}
-            Err(err) if err.is_without_a_word() || matches!(err, DialError::Loop { .. }) => {
-                self.spares.distrust()
+            Ok(_) | Err(DialError::Refused { .. }) => {
+                if self.spares.trust() {
+                    self.refill(upstream, addr);
+                }
             }
-            _ if self.spares.trust() => self.refill(upstream, addr),
-            _ => {}
+            // Somebody is there, and slow, or the server behind is.
+            Err(DialError::ReplyTimeout) => {}
+            Err(_) => self.spares.distrust(),
         }
         done
     }
