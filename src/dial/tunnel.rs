@@ -63,7 +63,13 @@ impl Dialler {
             match self.converse(asked, &question).await {
                 Err(err) if says_nothing_of_the_request(&err) => {
                     tracing::debug!("asking again on a fresh connection: {err}");
-                    self.spares.died();
+                    match err {
+                        // Then it has forgotten the others too.
+                        DialError::HungUp { err, .. } if err.kind() == io::ErrorKind::TimedOut => {
+                            self.spares.distrust();
+                        }
+                        _ => self.spares.died(),
+                    }
                 }
                 done => return done,
             }
@@ -106,7 +112,9 @@ impl Dialler {
             self.refill(upstream, far.addr);
             let mut reply = pin!(read_reply(&far.socket, *want_page, *deadline));
             if is_spare {
-                if let Ok(reply) = timeout(LONGEST_UNACKNOWLEDGED, &mut reply).await {
+                // A fresh one has to have its turn too.
+                let left = deadline.saturating_duration_since(Instant::now());
+                if let Ok(reply) = timeout(LONGEST_UNACKNOWLEDGED.min(left / 2), &mut reply).await {
                     return reply;
                 }
                 if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {
