@@ -114,7 +114,9 @@ impl Dialler {
             if is_spare {
                 // A fresh one has to have its turn too.
                 let left = deadline.saturating_duration_since(Instant::now());
-                if let Ok(reply) = timeout(LONGEST_UNACKNOWLEDGED.min(left / 2), &mut reply).await {
+                if let Ok(reply) =
+                    timeout(LONGEST_UNACKNOWLEDGED.min(left.checked_div(2).unwrap_or(left)), &mut reply).await
+                {
                     return reply;
                 }
                 if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {

@@ -97,9 +97,9 @@ fn refuses_below(
 fn refuse_the_spare(lab: &Lab, proxy: &Proxy, limit: &AtomicUsize) {
     wait::holds("the spare alone", || {
         let in_use = proxy.asked().len();
-        proxy.server.hits() > in_use && established(lab) == 1
+        proxy.hits() > in_use && established(lab) == 1
     });
-    limit.store(proxy.server.hits(), Ordering::SeqCst);
+    limit.store(proxy.hits(), Ordering::SeqCst);
 }
 
 /// Dead in the moment in which it is asked: asked again, once, on a fresh connection.
@@ -156,7 +156,7 @@ fn an_upstream_that_hangs_up_on_every_question() {
     assert_eq!((proxy.asked().len(), last_end(&daemon, 2)), (3, "upstream-broken".to_owned()));
     wait_established(&lab, 0);
     // Of such an upstream no spares are kept.
-    let hits = proxy.server.hits();
+    let hits = proxy.hits();
     for turn in 1..=3 {
         fails(&lab);
         assert_eq!(
@@ -164,7 +164,7 @@ fn an_upstream_that_hangs_up_on_every_question() {
             (3 + turn, "upstream-broken".to_owned())
         );
     }
-    assert_eq!(proxy.server.hits(), hits + 3);
+    assert_eq!(proxy.hits(), hits + 3);
     limit.store(0, Ordering::SeqCst);
     talk_and_end(&lab);
     talk_and_end(&lab);
@@ -266,7 +266,7 @@ fn spares_that_a_firewall_has_forgotten() {
     assert_eq!(records[1]["end"], "closed", "{}", records[1]);
     assert!(records[1]["dial_us"].as_u64() < Some(5_000_000), "{}", records[1]);
     // One has found out for all.
-    let hits = proxy.server.hits();
+    let hits = proxy.hits();
     talk_and_end(&lab);
     assert!(proxy.asked().last() >= Some(&(hits - 1)), "{:?}", proxy.asked());
 }

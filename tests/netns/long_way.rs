@@ -46,7 +46,7 @@ fn a_spare_saves_a_round_trip() {
 
     let _with = daemon(&lab, "4");
     talk_to(&lab);
-    let hits = proxy.server.hits();
+    let hits = proxy.hits();
     assert!(hits >= 4);
     let mut took = Duration::MAX;
     for turn in 1..=3 {
