@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::spares::{Proxy, established, talk, talk_and_end, url, wait_established, yes};
+use crate::spares::{Proxy, established, fds_at_rest, talk, talk_and_end, url, wait_established, yes};
 use crate::support::client::{hello, read_to_end, reset};
 use crate::support::rules::nft;
 use crate::support::scripted::SCRIPTED_PORT;
@@ -47,7 +47,7 @@ fn an_upstream_that_hangs_up_on_the_silent() {
         lab.load_rules();
         let upstream = impatient(&lab, how);
         let daemon = lab.daemon(&["--upstream-proxy", &url()]);
-        let before = daemon.fds();
+        let before = fds_at_rest(&daemon);
         // With the spare dead for sure, and with both at the same moment.
         for _ in 0..10 {
             talk_and_end(&lab);

@@ -138,6 +138,12 @@ pub(crate) fn on_spares(daemon: &Daemon) -> usize {
     daemon.log().iter().filter(|line| line.contains("on a spare connection")).count()
 }
 
+/// Descriptors of a daemon that has just started, all of it: it listens a moment earlier.
+pub(crate) fn fds_at_rest(daemon: &Daemon) -> usize {
+    daemon.line("\"ready\"");
+    daemon.fds()
+}
+
 #[test]
 fn a_connection_uses_one_that_was_there_before_it() {
     for lab in [Lab::router(), Lab::host()] {
@@ -192,7 +198,7 @@ fn as_many_as_pay() {
     let proxy = Proxy::echo(&lab);
     let (upstream, most) = (format!("http://{FAR_V4}:{SCRIPTED_PORT}"), MOST.to_string());
     let daemon = lab.daemon(&["--upstream-proxy", &upstream, "--upstream-spares", &most]);
-    let before = daemon.fds();
+    let before = fds_at_rest(&daemon);
     let crowd = |size: usize| {
         thread::scope(|scope| (0..size).for_each(|_| drop(scope.spawn(|| talk_and_end(&lab)))));
         wait::holds("the last of the crowd to be gone", || daemon.fds() <= before + MOST);
@@ -247,7 +253,7 @@ fn carries_200(lab: &Lab, upstream: &Peer) {
     const CLIENTS: usize = 8;
     let _echo = lab.echo(443);
     let daemon = lab.start(&["--upstream-proxy", &upstream.url()]).env("RUST_LOG", "wayleave=debug").run();
-    let before = daemon.fds();
+    let before = fds_at_rest(&daemon);
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| (0..200 / CLIENTS).for_each(|_| talk_and_end(lab)));
