@@ -97,7 +97,7 @@ impl Both<'_> {
 
 /// Against loops; held until the end. Most connections need none.
 struct Guards<'c> {
-    dialled: Option<Dialled<'c>>,
+    dialled: Option<Dialled>,
     _accepted: Option<Accepted<'c>>,
     _repeat: Option<Repeat<'c>>,
 }
@@ -198,13 +198,13 @@ async fn sniff(
     }
 }
 
-async fn dial<'c>(
-    ctx: &'c Context,
+async fn dial(
+    ctx: &Context,
     query: &Query<'_>,
     decision: Decision,
     protocol: Protocol,
     report: &Report,
-) -> Result<Far<'c>, DialError> {
+) -> Result<Far, DialError> {
     let now = Instant::now();
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
     match (decision.action, &ctx.dialler.upstream, decision.tunnel_target(query)) {

@@ -9,7 +9,8 @@
 //! - By the same token a short read after the other side's end of data (`EPOLLRDHUP`) has taken the last of it.
 //! - After an error nothing of this holds: only reading on tells a reset from an end.
 
-use crate::{scratch, sys};
+use crate::scratch;
+use crate::sys;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read};

@@ -25,7 +25,7 @@ use std::{env, io, thread};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use wayleave::cli::Cli;
-use wayleave::dial::Dialler;
+use wayleave::dial::{Dialler, Spares};
 use wayleave::log::{self, Log};
 use wayleave::netfilter::{Loops, OwnAddrs};
 use wayleave::relay::Timeouts;
@@ -166,7 +166,7 @@ fn counted_server() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let workers = settings.workers.unwrap().get();
-        let limits = Limits::raise(settings.max_connections, workers).unwrap();
+        let limits = Limits::raise(settings.max_connections, workers, settings.upstream_spares).unwrap();
         let listeners = Listeners::bind(&settings.listen, workers).unwrap();
         let ctx = Arc::new(context(settings, log));
         Server::start(&ctx, listeners, limits.connections).unwrap().finished().await;
@@ -184,6 +184,7 @@ fn context(settings: Settings, log: Log) -> Context {
             upstream: settings.upstream,
             direct_to: settings.direct_to,
             upstream_at: None.into(),
+            spares: Spares::new(tokio::runtime::Handle::current(), settings.upstream_spares),
         },
         sniff: settings.sniff,
         no_sniff_ports: settings.no_sniff_ports,

@@ -44,15 +44,26 @@ fn after(time: Duration, latest: Instant) -> Instant {
 }
 
 async fn connect(addr: SocketAddr) -> io::Result<Watched> {
-    let socket = socket(addr).await?;
-    in_line(SockRef::from(&socket))?;
-    match socket.connect(&addr.into()) {
-        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => return Err(err),
-        _ => {}
-    }
-    let watched = Watched::new(socket.into())?;
+    let watched = Watched::new(begin_when_possible(addr).await?.into())?;
     watched.connected().await?;
     Ok(watched)
+}
+
+/// Begins to connect, and does not wait for anything.
+///
+/// # Errors
+/// Those of socket(2) and connect(2).
+pub(super) fn begin(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new_raw(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    in_line(SockRef::from(&socket))?;
+    match socket.connect(&addr.into()) {
+        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => Err(err),
+        _ => Ok(socket),
+    }
 }
 
 /// The longest pause between two tries for a descriptor.
@@ -60,19 +71,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
 /// wait.
-async fn socket(addr: SocketAddr) -> io::Result<Socket> {
+async fn begin_when_possible(addr: SocketAddr) -> io::Result<Socket> {
     let mut pause = Duration::from_millis(10);
     loop {
-        match Socket::new_raw(
-            Domain::for_address(addr),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        ) {
+        match begin(addr) {
             Err(err) if is_shortage(&err) => {
                 tokio::time::sleep(pause).await;
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
-            socket => return socket,
+            begun => return begun,
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod bytes;
 pub mod client;
 pub mod crowd;
 pub mod daemon;
+pub mod delay;
 pub mod http;
 pub mod lab;
 pub mod namespace;
