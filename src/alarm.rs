@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 pub const COARSE: Duration = Duration::from_millis(250);
 
 /// So many looks at an empty list, and the looking ends: connections come and go, and to begin it again costs more.
-const QUIET: u32 = 8;
+const QUIET: u32 = 4;
 
 /// So many at once leave memory behind that is worth giving back.
 const CROWD: usize = 64;

@@ -50,7 +50,7 @@ pub struct Far {
     /// What came right behind the upstream's reply; it is the client's.
     pub early: Vec<u8>,
     /// Tells our own connection from a client's, should it come back to us.
-    pub ticket: Option<Dialled>,
+    pub ticket: Option<Box<Dialled>>,
 }
 
 impl Dialler {
@@ -118,7 +118,7 @@ impl Dialler {
 ///
 /// # Errors
 /// It is one that we accepted ourselves.
-fn register(loops: &Loops, socket: SockRef<'_>, addr: SocketAddr) -> Result<Option<Dialled>, DialError> {
+fn register(loops: &Loops, socket: SockRef<'_>, addr: SocketAddr) -> Result<Option<Box<Dialled>>, DialError> {
     if !loops.armed() {
         return Ok(None);
     }

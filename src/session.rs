@@ -86,8 +86,8 @@ impl Both<'_> {
             Cause::Reset => Box::pin(relay::deliver(&end, &self.sides)).await,
             _ => {}
         }
-        match &self.guards {
-            Some(guards) if guards.came_back() => {
+        match self.guards.as_ref().and_then(|guards| guards.dialled.as_ref()) {
+            Some(dialled) if dialled.came_back() => {
                 End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
             }
             _ => end,
@@ -97,15 +97,9 @@ impl Both<'_> {
 
 /// Against loops; held until the end. Most connections need none.
 struct Guards<'c> {
-    dialled: Option<Dialled>,
-    _accepted: Option<Accepted<'c>>,
-    _repeat: Option<Repeat<'c>>,
-}
-
-impl Guards<'_> {
-    fn came_back(&self) -> bool {
-        self.dialled.as_ref().is_some_and(Dialled::came_back)
-    }
+    dialled: Option<Box<Dialled>>,
+    _accepted: Option<Box<Accepted<'c>>>,
+    _repeat: Option<Box<Repeat<'c>>>,
 }
 
 /// Everything before the relay: where to, who for, whether, and the far side.
@@ -160,7 +154,7 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
     let dialled = tokio::select! {
         biased;
-        dialled = dial(ctx, &query, decision, sniffed.protocol, report) => dialled,
+        dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
     let far = match dialled {
@@ -213,7 +207,7 @@ async fn dial(
             ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
         }
         (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {
-            Some(host) => ctx.dialler.host(host, query.dst, deadline).await,
+            Some(host) => Box::pin(ctx.dialler.host(host, query.dst, deadline)).await,
             None => Err(DialError::NoAddress),
         },
         (Action::Forward { route: Route::Direct, .. }, ..) => ctx.dialler.original(query.dst, deadline).await,

@@ -43,7 +43,7 @@ struct Shared {
 struct Spare {
     socket: Socket,
     addr: SocketAddr,
-    ticket: Option<Dialled>,
+    ticket: Option<Box<Dialled>>,
 }
 
 /// How a spare is found when it is taken.
@@ -114,7 +114,7 @@ impl Spares {
             Found::Connecting => {
                 self.shared.lock().missed();
                 let socket = Watched::new(socket.into())?;
-                timeout_at(up_by.min(deadline), socket.connected()).await??;
+                Box::pin(timeout_at(up_by.min(deadline), socket.connected())).await??;
                 (socket, 0)
             }
         };

@@ -3,7 +3,6 @@
 use super::{DialError, Dialler, Far};
 use crate::addr::Target;
 use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
-use crate::netfilter::Dialled;
 use crate::settings::{Upstream, UpstreamHost};
 use crate::socket::Socket;
 use crate::sys;
@@ -72,7 +71,8 @@ impl Dialler {
                 done => return done,
             }
         }
-        let far = match self.reach(upstream, deadline).await {
+        // Boxed, like all that is rare: most connections find a spare.
+        let far = match Box::pin(self.reach(upstream, deadline)).await {
             Ok(far) => far,
             Err(err) => {
                 self.spares.distrust();
@@ -123,10 +123,10 @@ impl Dialler {
             }
             reply.await
         };
-        match timeout_at(*deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
+        match timeout_at(*deadline, Box::pin(answer)).await.unwrap_or(Err(DialError::ReplyTimeout)) {
             Ok(early) => far.early = early,
             // Not the upstream broke it off: we did, at the other end.
-            Err(_) if far.ticket.as_ref().is_some_and(Dialled::came_back) => {
+            Err(_) if far.ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
                 return Err(DialError::Loop { addr: far.addr });
             }
             Err(err) => return Err(err),
@@ -199,7 +199,7 @@ async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Resu
             Reply::NeedMore => debug_assert!(reply.len() <= MAX_HEAD),
             Reply::Tunnel { head } => return Ok(reply.split_off(head)),
             Reply::Refused { status: 403, start, head } if want_page => {
-                let page = read_page(socket, &reply, start, head, deadline).await;
+                let page = Box::pin(read_page(socket, &reply, start, head, deadline)).await;
                 return Err(DialError::Refused { status: 403, page: page.map(Box::new) });
             }
             Reply::Refused { status, .. } => return Err(DialError::Refused { status, page: None }),

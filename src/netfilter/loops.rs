@@ -1,7 +1,7 @@
 //! Loops: connections of our own that the rules hand back to us. Exclusion in the rules is the guarantee (by uid, see
 //! contrib/nftables); what is here is the backstop, so that a wrong rule is a log line and not a storm.
 //!
-//! Two of them are told apart:
+//! Most connections have none of the tickets that are given here, so that those are boxed. Two kinds are told apart:
 //!
 //! * **Our own connection comes back**: it is from where we dialled, and its original destination is what we dialled.
 //!   (Not the first alone: the kernel gives one port to many connections that differ in their destinations.) It can be
@@ -51,7 +51,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Loops {
     /// A connection was accepted from an address of our own. None: it is one that we dialled.
     #[must_use]
-    pub fn accepted(&self, from_to: FromTo) -> Option<Accepted<'_>> {
+    pub fn accepted(&self, from_to: FromTo) -> Option<Box<Accepted<'_>>> {
         self.armed.store(true, Ordering::Relaxed);
         let mut ends = lock(&self.ends);
         if let Some(seen) = ends.dialled.get_mut(&from_to) {
@@ -60,7 +60,7 @@ impl Loops {
         }
         let count = ends.accepted.entry(from_to).or_insert(0);
         *count = count.saturating_add(1);
-        Some(Accepted { loops: self, from_to })
+        Some(Box::new(Accepted { loops: self, from_to }))
     }
 
     /// Whether what is dialled has to be registered. If not, and the first one comes back all the same, it is taken for
@@ -72,19 +72,19 @@ impl Loops {
 
     /// A connection was dialled. None: it is one that we accepted.
     #[must_use]
-    pub fn dialled(&self, from_to: FromTo) -> Option<Dialled> {
+    pub fn dialled(&self, from_to: FromTo) -> Option<Box<Dialled>> {
         let mut ends = lock(&self.ends);
         if ends.accepted.contains_key(&from_to) {
             return None;
         }
         ends.dialled.insert(from_to, false);
-        Some(Dialled { ends: Arc::clone(&self.ends), from_to })
+        Some(Box::new(Dialled { ends: Arc::clone(&self.ends), from_to }))
     }
 
     /// Counts a connection from an address of our own (or the upstream's) that said `first` to `dst`. None: too many
     /// say just that.
     #[must_use]
-    pub fn repeat(&self, dst: SocketAddr, first: &[u8]) -> Option<Repeat<'_>> {
+    pub fn repeat(&self, dst: SocketAddr, first: &[u8]) -> Option<Box<Repeat<'_>>> {
         let key = (dst, self.hasher.hash_one(first));
         let mut repeats = lock(&self.repeats);
         let count = repeats.entry(key).or_insert(0);
@@ -92,7 +92,7 @@ impl Loops {
             return None;
         }
         *count = count.saturating_add(1);
-        Some(Repeat { loops: self, key })
+        Some(Box::new(Repeat { loops: self, key }))
     }
 }
 
