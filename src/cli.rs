@@ -98,6 +98,9 @@ pub struct CarryArgs {
     /// File with user:password for the upstream
     #[arg(long, value_name = "FILE")]
     pub upstream_credentials: Option<String>,
+    /// Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub upstream_spares: Option<String>,
     /// Bounds resolving, connecting and the upstream's reply together [default: 30s]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     pub dial_timeout: Option<String>,

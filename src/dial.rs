@@ -2,21 +2,23 @@
 
 mod connect;
 mod error;
+mod spares;
+mod tunnel;
 
 pub use error::DialError;
+pub use spares::Spares;
 
-use crate::addr::{ClientAddr, Host, OriginalDst, Target, unmapped};
-use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
+use crate::addr::{ClientAddr, Host, OriginalDst, unmapped};
 use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
-use crate::settings::{DirectTo, Upstream, UpstreamHost};
-use crate::socket::{Socket, read_some};
+use crate::settings::{DirectTo, Upstream};
+use crate::socket::Socket;
 use arc_swap::ArcSwapOption;
-use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 
 /// Everything that dialling needs.
@@ -34,19 +36,21 @@ pub struct Dialler {
     pub direct_to: DirectTo,
     /// Where the upstream was last reached.
     pub upstream_at: ArcSwapOption<IpAddr>,
+    /// Connections to it that are there before they are needed.
+    pub spares: Spares,
 }
 
 /// The far side, ready.
 #[derive(Debug)]
-pub struct Far<'a> {
+pub struct Far {
     /// The connection to it.
     pub socket: Socket,
     /// Its address: the server's, or the upstream's.
     pub addr: SocketAddr,
     /// What came right behind the upstream's reply; it is the client's.
-    pub early: Bytes,
+    pub early: Vec<u8>,
     /// Tells our own connection from a client's, should it come back to us.
-    pub ticket: Option<Dialled<'a>>,
+    pub ticket: Option<Dialled>,
 }
 
 impl Dialler {
@@ -54,7 +58,7 @@ impl Dialler {
     ///
     /// # Errors
     /// It could not be reached before the deadline.
-    pub async fn original(&self, dst: OriginalDst, deadline: Instant) -> Result<Far<'_>, DialError> {
+    pub async fn original(&self, dst: OriginalDst, deadline: Instant) -> Result<Far, DialError> {
         self.first_of(&[dst.get()], deadline).await
     }
 
@@ -63,7 +67,7 @@ impl Dialler {
     ///
     /// # Errors
     /// The name has no address that may be dialled, or none could be reached before the deadline.
-    pub async fn host(&self, host: &Host, dst: OriginalDst, deadline: Instant) -> Result<Far<'_>, DialError> {
+    pub async fn host(&self, host: &Host, dst: OriginalDst, deadline: Instant) -> Result<Far, DialError> {
         if self.direct_to == DirectTo::Original {
             return self.original(dst, deadline).await;
         }
@@ -94,76 +98,6 @@ impl Dialler {
             })
     }
 
-    /// Asks the upstream for a tunnel. With `want_page`, an upstream's own 403 page is read for the client.
-    ///
-    /// # Errors
-    /// The upstream could not be reached, refused, or made no sense, all before the deadline.
-    pub async fn tunnel(
-        &self,
-        upstream: &Upstream,
-        target: &Target,
-        want_page: bool,
-        deadline: Instant,
-    ) -> Result<Far<'_>, DialError> {
-        let mut far = self.reach(upstream, deadline).await?;
-        if self.upstream_at.load().as_deref() != Some(&far.addr.ip()) {
-            self.upstream_at.store(Some(Arc::new(far.addr.ip())));
-        }
-        tracing::debug!("asking {upstream} at {} for {target}", far.addr);
-        let request = codec::request(target, upstream.auth.as_ref());
-        let answer = async {
-            far.socket.stream_mut().write_all(&request).await.map_err(DialError::HungUp)?;
-            read_reply(&far.socket, want_page, deadline).await
-        };
-        match timeout_at(deadline, answer).await.unwrap_or(Err(DialError::ReplyTimeout)) {
-            Ok(early) => far.early = early,
-            // Not the upstream broke it off: we did, at the other end.
-            Err(_) if far.ticket.as_ref().is_some_and(Dialled::came_back) => {
-                return Err(DialError::Loop { addr: far.addr });
-            }
-            Err(err) => return Err(err),
-        }
-        Ok(far)
-    }
-
-    /// Connects to the upstream. If a remembered address no longer works, its name is resolved once more.
-    async fn reach(&self, upstream: &Upstream, deadline: Instant) -> Result<Far<'_>, DialError> {
-        // The address that worked last is tried first, so that one which does not answer costs its time only once.
-        let last = self.upstream_at.load_full();
-        let with_port = |ips: &[IpAddr]| -> Vec<SocketAddr> {
-            let mut ips = ips.to_vec();
-            ips.sort_by_key(|ip| Some(ip) != last.as_deref());
-            ips.into_iter().map(|ip| SocketAddr::new(ip, upstream.port)).collect()
-        };
-        let name = match &upstream.host {
-            UpstreamHost::Addr(ip) => return self.first_of(&with_port(&[*ip]), deadline).await,
-            UpstreamHost::Name(name) => name,
-        };
-        let lookup = |again: bool| async move {
-            let asked = async {
-                if again { self.resolver.lookup(name).await } else { self.resolver.lookup_stale(name).await }
-            };
-            timeout_at(deadline, asked)
-                .await
-                .map_err(|_| DialError::ResolveTimeout { host: name.clone() })?
-                .map_err(|err| DialError::Resolve { host: name.clone(), err })
-        };
-        let known = lookup(false).await?;
-        let failure = match self.first_of(&with_port(&known.addrs), deadline).await {
-            Ok(far) => return Ok(far),
-            Err(failure) => failure,
-        };
-        self.resolver.forget(name);
-        if !known.cached || deadline <= Instant::now() {
-            return Err(failure);
-        }
-        let fresh = lookup(true).await?;
-        if fresh.addrs == known.addrs {
-            return Err(failure);
-        }
-        self.first_of(&with_port(&fresh.addrs), deadline).await
-    }
-
     async fn resolve(&self, host: &Host, deadline: Instant) -> Result<Arc<[IpAddr]>, DialError> {
         match timeout_at(deadline, self.resolver.lookup(host)).await {
             Err(_) => Err(DialError::ResolveTimeout { host: host.clone() }),
@@ -173,64 +107,22 @@ impl Dialler {
     }
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.
-    async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far<'_>, DialError> {
-        let (stream, addr) = connect::first_of(addrs, deadline).await?;
-        let socket = Socket::new(stream);
-        let ticket = if self.loops.armed() {
-            let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?;
-            Some(self.loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?)
-        } else {
-            None
-        };
-        Ok(Far { socket, addr, early: Bytes::new(), ticket })
+    async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far, DialError> {
+        let (socket, addr) = connect::first_of(addrs, deadline).await?;
+        let ticket = register(&self.loops, socket.options(), addr)?;
+        Ok(Far { socket, addr, early: Vec::new(), ticket })
     }
 }
 
-/// Reads the upstream's reply; returns what came behind its head.
-async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Result<Bytes, DialError> {
-    let mut reply = BytesMut::with_capacity(1024);
-    loop {
-        if reply.len() == reply.capacity() {
-            reply.reserve(reply.len());
-        }
-        if read_some(socket, &mut reply).await.map_err(DialError::HungUp)? == 0 {
-            return Err(DialError::CutOff { nothing: reply.is_empty() });
-        }
-        match codec::reply(&reply) {
-            // The codec gives up at its own limit, which bounds the buffer.
-            Reply::NeedMore => debug_assert!(reply.len() <= MAX_HEAD),
-            Reply::Tunnel { head } => return Ok(reply.split_off(head).freeze()),
-            Reply::Refused { status: 403, start, head } if want_page => {
-                let page = read_page(socket, &reply, start, head, deadline).await;
-                return Err(DialError::Refused { status: 403, page: page.map(Box::new) });
-            }
-            Reply::Refused { status, .. } => return Err(DialError::Refused { status, page: None }),
-            Reply::Broken(why) => return Err(DialError::Broken(why)),
-        }
+/// Registers a connection of ours, where one that comes back could be told by it.
+///
+/// # Errors
+/// It is one that we accepted ourselves.
+fn register(loops: &Loops, socket: SockRef<'_>, addr: SocketAddr) -> Result<Option<Dialled>, DialError> {
+    if !loops.armed() {
+        return Ok(None);
     }
-}
-
-/// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
-async fn read_page(
-    socket: &Socket,
-    reply: &[u8],
-    start: usize,
-    head: usize,
-    deadline: Instant,
-) -> Option<PageReader> {
-    let mut page = PageReader::new(reply.get(start..head)?)?;
-    let mut done = page.push(reply.get(head..)?);
-    let mut buffer = BytesMut::with_capacity(8 * 1024);
-    while !done {
-        buffer.clear();
-        match timeout_at(deadline, read_some(socket, &mut buffer)).await {
-            Ok(Ok(octets)) if octets > 0 => done = page.push(&buffer),
-            Ok(_) => {
-                page.end();
-                done = true;
-            }
-            Err(_) => done = true,
-        }
-    }
-    Some(page)
+    let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?.as_socket();
+    let local = local.ok_or_else(|| DialError::Connect { addr, err: io::ErrorKind::Unsupported.into() })?;
+    Ok(Some(loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?))
 }

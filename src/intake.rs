@@ -1,11 +1,9 @@
 //! Sniffing a live socket: reading until the answer is known, the deadline is there or the budget is used up.
 
 use crate::sniff::{NoHost, Progress, Protocol, Sniffed, inspect};
-use crate::socket::read_some;
-use bytes::BytesMut;
+use crate::socket::{Fresh, Socket};
 use std::io;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// What came in, and what it says.
@@ -14,7 +12,16 @@ pub struct Intake {
     /// The answer.
     pub sniffed: Sniffed,
     /// Everything that was read; it goes to the far side first, and unchanged.
-    pub first: BytesMut,
+    pub first: Vec<u8>,
+}
+
+/// Why there is nothing to go on with.
+#[derive(Debug)]
+pub enum IntakeError {
+    /// The client reset the connection.
+    ClientGone(io::Error),
+    /// The runtime cannot watch it: there is no memory, or there are no more watches (epoll_ctl(2)).
+    NotWatched(io::Error),
 }
 
 /// Room for a post-quantum ClientHello, which is what most connections begin with.
@@ -29,14 +36,24 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// the client's side is an error: what came so far is still carried.
 ///
 /// # Errors
-/// The client reset the connection.
-pub async fn sniff(client: &TcpStream, deadline: Instant, max_bytes: usize) -> io::Result<Intake> {
-    let mut first = BytesMut::new();
+/// Those of [`IntakeError`].
+pub async fn sniff(
+    mut client: Fresh,
+    deadline: Instant,
+    max_bytes: usize,
+) -> Result<(Socket, Intake), IntakeError> {
+    let mut first = Vec::new();
     let mut looks_like = Protocol::Unknown;
-    let mut looks: u32 = 0;
-    // Most clients have spoken by the time that they are accepted. One turn of the runtime shows it, and spares their
-    // connections a timer.
-    tokio::task::yield_now().await;
+    let mut looks: u32 = 1;
+    let early = client.read_onto(&mut first, max_bytes.min(FIRST_READ));
+    let early = if matches!(&early, Ok(1..)) { Some(inspect(&first)) } else { None };
+    let client = client.watch().map_err(IntakeError::NotWatched)?;
+    // Whatever else the first read told, an error or the end of data, the next one tells again.
+    match early {
+        Some(Progress::Done(sniffed)) => return Ok((client, Intake { sniffed, first })),
+        Some(Progress::NeedMore(protocol)) => looks_like = protocol,
+        None => {}
+    }
     let why = loop {
         if first.len() >= max_bytes {
             break NoHost::OverBudget;
@@ -46,21 +63,20 @@ pub async fn sniff(client: &TcpStream, deadline: Instant, max_bytes: usize) -> i
         }
         looks = looks.saturating_add(1);
         // Grows with what comes, never with what a length field announces.
-        let room = max_bytes.saturating_sub(first.len());
-        first.reserve(room.min(FIRST_READ.max(first.len())));
-        let mut limited = bytes::BufMut::limit(&mut first, room);
-        match timeout_at(deadline, read_some(client, &mut limited)).await {
+        let room = max_bytes.saturating_sub(first.len()).min(FIRST_READ.max(first.len()));
+        match timeout_at(deadline, client.read_onto(&mut first, room)).await {
             Err(_) if first.is_empty() => break NoHost::Silent,
             Err(_) => break NoHost::Timeout,
-            Ok(Err(err)) => return Err(err),
+            Ok(Err(err)) => return Err(IntakeError::ClientGone(err)),
             Ok(Ok(0)) => break NoHost::Ended,
             Ok(Ok(_)) => match inspect(&first) {
-                Progress::Done(sniffed) => return Ok(Intake { sniffed, first }),
+                Progress::Done(sniffed) => return Ok((client, Intake { sniffed, first })),
                 Progress::NeedMore(protocol) => looks_like = protocol,
             },
         }
     };
     // An answer of ours to a HEAD has no body, even if the head never ended.
     let head_request = first.trim_ascii_start().starts_with(b"HEAD ");
-    Ok(Intake { sniffed: Sniffed { head_request, ..Sniffed::none(looks_like, why) }, first })
+    let sniffed = Sniffed { head_request, ..Sniffed::none(looks_like, why) };
+    Ok((client, Intake { sniffed, first }))
 }

@@ -23,12 +23,14 @@ pub mod cli;
 pub mod settings;
 
 // Edges: the system and the network, one subject each.
+pub mod alarm;
 pub mod dial;
 pub mod intake;
 pub mod log;
 pub mod netfilter;
 pub mod relay;
 pub mod resolve;
+mod scratch;
 pub mod signal;
 pub mod socket;
 mod sys;

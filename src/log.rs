@@ -6,9 +6,10 @@ mod writer;
 use crate::record::Record;
 use crate::settings::LogFormat;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
@@ -17,11 +18,18 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Entries that may wait for the writer before accepting pauses. Each open connection may add one more.
 const QUEUE: usize = 4096;
 
+/// So many waiting entries are a batch that need not grow any more.
+const BATCH: usize = QUEUE / 4;
+
 /// The target of records, for `RUST_LOG=wayleave::record=off`.
 pub const RECORD_TARGET: &str = "wayleave::record";
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the largest, and the queue is made of blocks of them"
+)]
 enum Entry {
-    Record(SystemTime, Box<Record>),
+    Record(SystemTime, Record),
     Line(Vec<u8>),
     /// Several lines at once, however many.
     Notes(SystemTime, Vec<String>),
@@ -29,11 +37,15 @@ enum Entry {
     End,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
     waiting: AtomicUsize,
     dropped_lines: AtomicUsize,
     drained: Notify,
+    /// Whether records are wanted at all, by what `RUST_LOG` says of their target.
+    records: AtomicBool,
+    /// The writer's thread.
+    writer: OnceLock<Thread>,
 }
 
 /// Where records are sent. Cheap to clone.
@@ -62,20 +74,28 @@ impl Log {
     ) -> io::Result<(Self, Writer)> {
         let (sender, entries) = mpsc::channel();
         let (finished, done) = mpsc::channel();
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue {
+            waiting: AtomicUsize::new(0),
+            dropped_lines: AtomicUsize::new(0),
+            drained: Notify::new(),
+            records: AtomicBool::new(true),
+            writer: OnceLock::new(),
+        });
         let theirs = Arc::clone(&queue);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             writer::run(&entries, &theirs, out, writer::Form { format, timestamps });
             // The receiver may have given up waiting.
             let _ = finished.send(());
         })?;
+        // It is the first.
+        let _ = queue.writer.set(thread.thread().clone());
         let log = Self { sender, queue };
         Ok((log.clone(), Writer { log, done }))
     }
 
     /// Hands over a record. Never waits and never drops: what bounds the queue is [`Log::room`] before each accept.
-    pub fn record(&self, record: Box<Record>) {
-        if tracing::enabled!(target: RECORD_TARGET, tracing::Level::INFO) {
+    pub fn record(&self, record: Record) {
+        if self.queue.records.load(Ordering::Relaxed) {
             self.push(Entry::Record(SystemTime::now(), record));
         }
     }
@@ -97,9 +117,14 @@ impl Log {
     }
 
     fn push(&self, entry: Entry) {
-        self.queue.waiting.fetch_add(1, Ordering::AcqRel);
+        let hurry = matches!(entry, Entry::End);
+        let before = self.queue.waiting.fetch_add(1, Ordering::AcqRel);
         if self.sender.send(entry).is_err() {
             self.queue.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+        // Else it is woken by the first entry, and gathers for a while.
+        if hurry || before == BATCH {
+            self.queue.writer.get().map(Thread::unpark);
         }
     }
 
@@ -125,7 +150,11 @@ impl Log {
             (LogFormat::Json, true) => Box::new(builder.json().flatten_event(true).finish()),
             (LogFormat::Json, false) => Box::new(builder.json().flatten_event(true).without_time().finish()),
         };
-        tracing::subscriber::set_global_default(subscriber).map_err(|err| format!("cannot log: {err}"))
+        tracing::subscriber::set_global_default(subscriber).map_err(|err| format!("cannot log: {err}"))?;
+        // Asked once: the filter does not change.
+        let records = tracing::enabled!(target: RECORD_TARGET, tracing::Level::INFO);
+        self.queue.records.store(records, Ordering::Relaxed);
+        Ok(())
     }
 }
 

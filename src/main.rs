@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use wayleave::cli::Cli;
-use wayleave::dial::Dialler;
+use wayleave::dial::{Dialler, Spares};
 use wayleave::log::{self, Log, under_journald};
 use wayleave::netfilter::{Loops, OwnAddrs};
 use wayleave::relay::Timeouts;
@@ -101,7 +101,7 @@ async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListen
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
-    let limits = Limits::raise(settings.max_connections, workers)?;
+    let limits = Limits::raise(settings.max_connections, workers, settings.upstream_spares)?;
     let listeners = match handed_over {
         [] => Listeners::bind(&settings.listen, workers)?,
         sockets => Listeners::share(sockets, workers)?,
@@ -130,14 +130,14 @@ fn context(settings: Settings, log: Log) -> Result<Context, Box<dyn std::error::
             upstream: settings.upstream,
             direct_to: settings.direct_to,
             upstream_at: None.into(),
+            spares: Spares::new(tokio::runtime::Handle::current(), settings.upstream_spares),
         },
         sniff: settings.sniff,
         no_sniff_ports: settings.no_sniff_ports,
         dial_timeout: settings.dial_timeout,
-        max_per_client: settings.max_per_client,
         timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
         log,
-        open: wayleave::session::Registry::default(),
+        open: wayleave::session::Registry::new(settings.max_per_client),
     })
 }
 
@@ -202,6 +202,7 @@ async fn watch(
                     ctx.open.count()
                 );
                 server.stop();
+                ctx.dialler.spares.close();
                 cut_at = Instant::now().checked_add(drain_timeout);
             }
             Some(Event::Reload) => reload(cli, ctx, &reloading),

@@ -7,11 +7,10 @@ pub use loops::{Accepted, Dialled, Loops, MAX_REPEATS, Repeat};
 pub use own::{OwnAddrs, is_never_dialled_for_a_name};
 
 use crate::addr::OriginalDst;
-use socket2::SockRef;
+use crate::socket::Fresh;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use tokio::net::TcpStream;
 
 /// What to do about a connection of our own that came back.
 pub const OWN_TRAFFIC: &str =
@@ -50,8 +49,8 @@ impl std::error::Error for CaptureError {}
 ///
 /// # Errors
 /// Fails closed: what the kernel does not know is not guessed.
-pub fn original_dst(socket: &TcpStream, peer: SocketAddr) -> Result<OriginalDst, CaptureError> {
-    let socket = SockRef::from(socket);
+pub fn original_dst(socket: &Fresh, peer: SocketAddr) -> Result<OriginalDst, CaptureError> {
+    let socket = socket.options().map_err(CaptureError::Kernel)?;
     let addr = match crate::addr::unmapped(peer).ip() {
         IpAddr::V4(_) => socket.original_dst_v4(),
         IpAddr::V6(_) => socket.original_dst_v6(),

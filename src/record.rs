@@ -129,9 +129,9 @@ impl End {
     }
 }
 
-/// What is known of one connection.
+/// What is found out about a connection on its way.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct Known {
     /// Who connected.
     pub client: ClientAddr,
     /// Where they meant to go; none if the kernel did not know.
@@ -146,26 +146,16 @@ pub struct Record {
     pub upstream: Option<Arc<str>>,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
-    /// Octets from the client that were passed on.
-    pub up: u64,
-    /// Octets to the client that were passed on.
-    pub down: u64,
     /// From accept to the end of the sniff.
     pub sniff: Option<Duration>,
     /// From the end of the sniff until the far side was ready.
     pub dial: Option<Duration>,
-    /// From accept to the first octet for the client.
-    pub first: Option<Duration>,
-    /// From accept to the end.
-    pub total: Duration,
-    /// How it ended.
-    pub end: End,
 }
 
-impl Record {
+impl Known {
     /// A connection of which only the client is known.
     #[must_use]
-    pub fn new(client: ClientAddr) -> Self {
+    pub const fn new(client: ClientAddr) -> Self {
         Self {
             client,
             dst: None,
@@ -174,13 +164,8 @@ impl Record {
             decision: None,
             upstream: None,
             dialled: None,
-            up: 0,
-            down: 0,
             sniff: None,
             dial: None,
-            first: None,
-            total: Duration::ZERO,
-            end: End::new(Cause::Cut, Side::Wayleave),
         }
     }
 
@@ -197,34 +182,52 @@ impl Record {
     }
 }
 
+/// What a connection leaves behind.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// What was found out on the way.
+    pub known: Known,
+    /// Octets from the client that were passed on.
+    pub up: u64,
+    /// Octets to the client that were passed on.
+    pub down: u64,
+    /// From accept to the first octet for the client.
+    pub first: Option<Duration>,
+    /// From accept to the end.
+    pub total: Duration,
+    /// How it ended.
+    pub end: End,
+}
+
 /// The text form: `key=value` pairs, each value a single word or a quoted string.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "client={}", self.client)?;
-        if let Some(dst) = self.dst {
+        let known = &self.known;
+        write!(f, "client={}", known.client)?;
+        if let Some(dst) = known.dst {
             write!(f, " dst={dst}")?;
         }
-        write!(f, " protocol={}", self.protocol.word())?;
-        match &self.host {
+        write!(f, " protocol={}", known.protocol.word())?;
+        match &known.host {
             Ok(host) => write!(f, " host={host}")?,
             Err(why) => write!(f, " no_host={}", why.word())?,
         }
-        if let (Some(decision), Some(rule)) = (self.decision_word(), self.rule()) {
+        if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             write!(f, " decision={decision} rule={rule}")?;
         }
-        if let Some(route) = self.route_word() {
+        if let Some(route) = known.route_word() {
             write!(f, " route={route}")?;
         }
-        match (&self.upstream, self.dialled) {
+        match (&known.upstream, known.dialled) {
             (Some(name), Some(addr)) => write!(f, " upstream={name}({addr})")?,
             (Some(name), None) => write!(f, " upstream={name}")?,
-            (None, Some(addr)) if self.dst.map(OriginalDst::get) != Some(addr) => {
+            (None, Some(addr)) if known.dst.map(OriginalDst::get) != Some(addr) => {
                 write!(f, " dialled={addr}")?
             }
             (None, _) => {}
         }
         write!(f, " up={} down={}", self.up, self.down)?;
-        for (key, time) in [("sniff", self.sniff), ("dial", self.dial), ("first", self.first)] {
+        for (key, time) in [("sniff", known.sniff), ("dial", known.dial), ("first", self.first)] {
             if let Some(time) = time {
                 write!(f, " {key}={}", Brief(time))?;
             }
@@ -252,31 +255,32 @@ impl Record {
     /// # Errors
     /// Those of the serializer.
     pub fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
-        map.serialize_entry("client", &Shown(self.client))?;
-        if let Some(dst) = self.dst {
+        let known = &self.known;
+        map.serialize_entry("client", &Shown(known.client))?;
+        if let Some(dst) = known.dst {
             map.serialize_entry("dst", &Shown(dst))?;
         }
-        map.serialize_entry("protocol", self.protocol.word())?;
-        match &self.host {
+        map.serialize_entry("protocol", known.protocol.word())?;
+        match &known.host {
             Ok(host) => map.serialize_entry("host", host.as_str())?,
             Err(why) => map.serialize_entry("no_host", why.word())?,
         }
-        if let (Some(decision), Some(rule)) = (self.decision_word(), self.rule()) {
+        if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             map.serialize_entry("decision", decision)?;
             map.serialize_entry("rule", &rule)?;
         }
-        if let Some(route) = self.route_word() {
+        if let Some(route) = known.route_word() {
             map.serialize_entry("route", route)?;
         }
-        if let Some(upstream) = &self.upstream {
+        if let Some(upstream) = &known.upstream {
             map.serialize_entry("upstream", &**upstream)?;
         }
-        if let Some(addr) = self.dialled {
+        if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
         }
         map.serialize_entry("up", &self.up)?;
         map.serialize_entry("down", &self.down)?;
-        let times = [("sniff_us", self.sniff), ("dial_us", self.dial), ("first_us", self.first)];
+        let times = [("sniff_us", known.sniff), ("dial_us", known.dial), ("first_us", self.first)];
         for (key, time) in times.into_iter().chain([("total_us", Some(self.total))]) {
             if let Some(time) = time {
                 map.serialize_entry(key, &micros(time))?;
@@ -335,18 +339,22 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let mut record = Record::new(ClientAddr::new("10.0.1.2:50100".parse().unwrap()));
-        record.dst = Some(OriginalDst::recovered("192.0.2.10:443".parse().unwrap()));
-        record.protocol = Protocol::Tls;
-        record.host = Ok(Host::parse(b"www.example.com").unwrap());
-        record.upstream = Some("proxy.corp:3128".into());
-        record.dialled = Some("10.0.2.2:3128".parse().unwrap());
-        (record.up, record.down) = (517, 3012);
-        record.sniff = Some(Duration::from_micros(312));
-        record.dial = Some(Duration::from_micros(4200));
-        record.total = Duration::from_millis(2100);
-        record.end = End::because(Cause::UpstreamRefused, Side::Upstream, "it said \"no\"\n\u{1b}[31m");
-        record
+        let mut known = Known::new(ClientAddr::new("10.0.1.2:50100".parse().unwrap()));
+        known.dst = Some(OriginalDst::recovered("192.0.2.10:443".parse().unwrap()));
+        known.protocol = Protocol::Tls;
+        known.host = Ok(Host::parse(b"www.example.com").unwrap());
+        known.upstream = Some("proxy.corp:3128".into());
+        known.dialled = Some("10.0.2.2:3128".parse().unwrap());
+        known.sniff = Some(Duration::from_micros(312));
+        known.dial = Some(Duration::from_micros(4200));
+        Record {
+            known,
+            up: 517,
+            down: 3012,
+            first: None,
+            total: Duration::from_millis(2100),
+            end: End::because(Cause::UpstreamRefused, Side::Upstream, "it said \"no\"\n\u{1b}[31m"),
+        }
     }
 
     #[test]

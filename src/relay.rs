@@ -3,20 +3,17 @@
 mod half;
 mod splice;
 
+use crate::alarm::Alarm;
 use crate::record::{Cause, End, Side};
-use crate::socket::{gone, is_gone, keep_alive};
+use crate::socket::{Socket, keep_alive};
 use crate::sys;
-use bytes::Bytes;
-use half::{Finish, Half};
-use socket2::SockRef;
-use std::future::poll_fn;
+use half::{Ends, Finish, Half};
 use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 /// Descriptors that the pipes of all workers take at most.
 pub const PIPE_DESCRIPTORS: usize = 2 * splice::PIPES;
@@ -25,9 +22,9 @@ pub const PIPE_DESCRIPTORS: usize = 2 * splice::PIPES;
 #[derive(Debug, Default)]
 pub struct Pending {
     /// For the far side: what the sniff read.
-    pub up: Bytes,
+    pub up: Box<[u8]>,
     /// For the client: what came with the upstream's reply.
-    pub down: Bytes,
+    pub down: Box<[u8]>,
 }
 
 /// When a silent connection ends.
@@ -46,41 +43,56 @@ impl Timeouts {
 }
 
 /// What was moved. Kept outside the relay, so that it is right also when the relay is dropped in the middle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meters {
+    /// When the connection was accepted.
+    pub since: Instant,
     /// Octets passed on to the far side.
     pub up: AtomicU64,
     /// Octets passed on to the client.
     pub down: AtomicU64,
-    /// Microseconds after `started` plus one of the first octet for the client; 0: none yet.
+    /// Microseconds after `since` plus one of the first octet for the client; 0: none yet.
     first: AtomicU64,
 }
 
 impl Meters {
+    /// Of a connection that was accepted now.
+    #[must_use]
+    pub fn new() -> Self {
+        let (up, down, first) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { since: Instant::now(), up, down, first }
+    }
+
     /// From accept to the first octet for the client.
     pub fn first(&self) -> Option<Duration> {
         self.first.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// What both directions share: when something was last moved, and whether one side is gone.
 struct Clock<'a> {
-    started: Instant,
+    meters: &'a Meters,
+    /// Microseconds after the meters' `since`.
     moved_at: AtomicU64,
     /// One side no longer takes what it is sent: it was reset, though reading it may only show an end of data.
     broken: AtomicBool,
     /// One direction has ended in order.
     half_closed: AtomicBool,
-    meters: &'a Meters,
 }
 
 impl Clock<'_> {
-    fn micros(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
     fn moved(&self, from: Side, octets: usize) {
-        let now = self.micros();
+        let now = self.meters.micros();
         self.moved_at.store(now, Ordering::Relaxed);
         let meter = match from {
             Side::Upstream => {
@@ -95,140 +107,155 @@ impl Clock<'_> {
     }
 
     fn touch(&self) {
-        self.moved_at.store(self.micros(), Ordering::Relaxed);
+        self.moved_at.store(self.meters.micros(), Ordering::Relaxed);
     }
 
     /// When the silence, as it is now, will have lasted this long. Timeouts are bounded where they are read, so the sum
     /// is within what the clock can hold.
     fn silent_until(&self, timeout: Duration) -> Instant {
         let silent_since = Duration::from_micros(self.moved_at.load(Ordering::Relaxed));
-        self.started.checked_add(silent_since.saturating_add(timeout)).unwrap_or(self.started)
+        self.meters.since.checked_add(silent_since.saturating_add(timeout)).unwrap_or(self.meters.since)
     }
+}
+
+/// Both sides of a connection.
+#[derive(Debug)]
+pub struct Sides {
+    /// The client's.
+    pub client: Socket,
+    /// The server's, or the upstream's.
+    pub far: Socket,
 }
 
 /// Relays until both directions are finished, one side resets, or a timeout runs out. On anything but an orderly end
-/// (`closed`) the sockets are left for the caller to reset.
-///
-/// `started` is when the connection was accepted.
-pub async fn run(
-    client: &TcpStream,
-    far: &TcpStream,
-    first: Pending,
-    timeouts: Timeouts,
-    started: Instant,
-    meters: &Meters,
-) -> End {
-    let clock = Clock {
-        started,
-        moved_at: AtomicU64::new(0),
-        broken: AtomicBool::new(false),
-        half_closed: AtomicBool::new(false),
-        meters,
-    };
-    clock.touch();
-    let mut ways = Ways {
-        up: Half::new((client, far), Side::Client, &clock, first.up),
-        down: Half::new((far, client), Side::Upstream, &clock, first.down),
-        first_to_finish: None,
-    };
-    let end = ways.run(timeouts, &clock).await;
-    if end.cause == Cause::Reset {
-        deliver(if end.by == Side::Client { far } else { client }).await;
-    }
-    end
-}
-
-/// Both directions.
-struct Ways<'a> {
-    up: Half<'a>,
-    down: Half<'a>,
+/// (`closed`) the sockets are left for the caller to reset, after what was [received before](deliver).
+pub struct Relay<'a> {
+    sides: &'a Sides,
+    up: Half,
+    down: Half,
+    clock: Clock<'a>,
+    timeouts: &'a Timeouts,
+    /// Set to the shortest of the times that matter from the start, and set anew only when it rings.
+    alarm: Alarm,
+    /// The side that has finished is still watched for a reset: nothing else would tell. Few connections come to need
+    /// this, so none has room for it.
+    finished: Option<Watch<'a>>,
     first_to_finish: Option<Side>,
+    is_set: bool,
+    kept_alive: bool,
 }
 
-/// Done when a side is reset.
-type Watch<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+/// Done when the side is reset.
+type Watch<'a> = Pin<Box<dyn Future<Output = Side> + Send + 'a>>;
 
-enum Event {
-    /// A direction came to its end.
-    Finished,
-    /// A side that had finished before was reset.
-    Gone,
-    Timer,
-}
+impl Future for Relay<'_> {
+    type Output = End;
 
-impl<'a> Ways<'a> {
-    async fn run(&mut self, timeouts: Timeouts, clock: &Clock<'_>) -> End {
-        // Set to the shortest of the times that matter from the start, and set anew only when it runs out: to move a
-        // timer forward when a direction ends would cost a system call for every connection.
-        let shortest = timeouts.half_closed().min(LOOK_AFTER);
-        let mut timer = pin!(sleep_until(clock.silent_until(shortest)));
-        let mut kept_alive = false;
-        // A side that has finished is still watched for a reset: nothing else would tell. Few connections come to
-        // need this, so none has room for it.
-        let mut finished: Option<(Side, Watch<'_>)> = None;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let relay = self.get_mut();
+        if !relay.is_set {
+            relay.is_set = true;
+            let shortest = relay.timeouts.half_closed().min(LOOK_AFTER);
+            relay.alarm.set(relay.clock.silent_until(shortest), cx.waker());
+        }
         loop {
-            let event = poll_fn(|cx| {
-                if self.up.poll(cx).is_ready() || self.down.poll(cx).is_ready() {
-                    return Poll::Ready(Event::Finished);
+            if relay.poll_halves(cx).is_ready() {
+                if let Some(end) = relay.end() {
+                    return Poll::Ready(end);
                 }
-                if finished.as_mut().is_some_and(|(_, gone)| gone.as_mut().poll(cx).is_ready()) {
-                    return Poll::Ready(Event::Gone);
+                relay.finished = relay.watched();
+            } else if let Some(gone) = &mut relay.finished
+                && let Poll::Ready(side) = gone.as_mut().poll(cx)
+            {
+                return Poll::Ready(End::new(Cause::Reset, side));
+            } else if relay.alarm.poll(cx).is_ready() {
+                if let Some(end) = relay.look() {
+                    return Poll::Ready(end);
                 }
-                timer.as_mut().poll(cx).map(|()| Event::Timer)
-            })
-            .await;
-            match (event, &finished) {
-                (Event::Gone, Some((side, _))) => return End::new(Cause::Reset, *side),
-                (Event::Gone, None) => {}
-                (Event::Finished, _) => {
-                    if let Some(end) = self.end() {
-                        return end;
-                    }
-                    finished = self.watched();
-                }
-                (Event::Timer, _) => {
-                    // The client's side has inherited this. Most connections end before it could matter, so the far
-                    // side is spared its four system calls until it does.
-                    if !kept_alive {
-                        kept_alive = true;
-                        if let Err(err) = keep_alive(SockRef::from(self.up.dst)) {
-                            tracing::debug!("no keepalive: {err}");
-                        }
-                    }
-                    let (timeout, cause) = match self.is_half_closed() {
-                        true => (timeouts.half_closed(), Cause::HalfCloseTimeout),
-                        false => (timeouts.idle, Cause::Idle),
-                    };
-                    let now = Instant::now();
-                    if let Some(side) = self.gone_unseen(clock, now) {
-                        return End::new(Cause::Reset, side);
-                    }
-                    if clock.silent_until(timeout) <= now {
-                        return End::new(cause, Side::Wayleave);
-                    }
-                    timer.as_mut().reset(self.next_look(timeouts, clock, now));
-                }
+                relay.alarm.set(relay.next_look(), cx.waker());
+            } else {
+                return Poll::Pending;
             }
         }
+    }
+}
+
+impl<'a> Relay<'a> {
+    /// A relay that begins now.
+    #[must_use]
+    pub fn new(sides: &'a Sides, first: Pending, timeouts: &'a Timeouts, meters: &'a Meters) -> Self {
+        let clock = Clock {
+            meters,
+            moved_at: AtomicU64::new(0),
+            broken: AtomicBool::new(false),
+            half_closed: AtomicBool::new(false),
+        };
+        clock.touch();
+        Self {
+            sides,
+            up: Half::new(Side::Client, first.up),
+            down: Half::new(Side::Upstream, first.down),
+            clock,
+            timeouts,
+            alarm: Alarm::default(),
+            finished: None,
+            first_to_finish: None,
+            is_set: false,
+            kept_alive: false,
+        }
+    }
+
+    /// Ready when a direction came to its end.
+    fn poll_halves(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Sides { client, far }, clock) = (self.sides, &self.clock);
+        if self.up.poll(cx, Ends { src: client, dst: far, clock }).is_ready() {
+            return Poll::Ready(());
+        }
+        self.down.poll(cx, Ends { src: far, dst: client, clock })
+    }
+
+    const fn source(&self, half: &Half) -> &'a Socket {
+        if matches!(half.from, Side::Client) { &self.sides.client } else { &self.sides.far }
+    }
+
+    /// The alarm rang: how it ends, if it does.
+    fn look(&mut self) -> Option<End> {
+        // The client's side has inherited this. Most connections end before it could matter, so the far side is spared its
+        // four system calls until it does.
+        if !std::mem::replace(&mut self.kept_alive, true)
+            && let Err(err) = keep_alive(self.sides.far.options())
+        {
+            tracing::debug!("no keepalive: {err}");
+        }
+        let (timeout, cause) = match self.is_half_closed() {
+            true => (self.timeouts.half_closed(), Cause::HalfCloseTimeout),
+            false => (self.timeouts.idle, Cause::Idle),
+        };
+        let now = Instant::now();
+        if let Some(side) = self.gone_unseen(now) {
+            return Some(End::new(Cause::Reset, side));
+        }
+        (self.clock.silent_until(timeout) <= now).then(|| End::new(cause, Side::Wayleave))
     }
 
     /// The side that was reset behind a sink that has taken nothing for a while. While it takes anything at all, what was
     /// received before the reset is still delivered.
-    fn gone_unseen(&self, clock: &Clock<'_>, now: Instant) -> Option<Side> {
-        let stalled = clock.silent_until(LOOK_AFTER) <= now;
+    fn gone_unseen(&self, now: Instant) -> Option<Side> {
+        let stalled = self.clock.silent_until(LOOK_AFTER) <= now;
         let mut halves = [&self.up, &self.down].into_iter().filter(|half| stalled && half.is_blocked());
-        halves.find(|half| is_gone(half.src)).map(|half| half.from)
+        halves.find(|half| self.source(half).is_gone()).map(|half| half.from)
     }
 
-    /// When the timer is to run out next. While both directions are open the shorter timeout may have passed already:
-    /// then it is counted from now, since a direction may end at any time.
-    fn next_look(&self, timeouts: Timeouts, clock: &Clock<'_>, now: Instant) -> Instant {
-        let half_closed = clock.silent_until(timeouts.half_closed());
+    /// When to look next. While both directions are open the shorter timeout may have passed already: then it is counted
+    /// from now, since a direction may end at any time.
+    fn next_look(&self) -> Instant {
+        let now = Instant::now();
+        let half_closed = self.clock.silent_until(self.timeouts.half_closed());
         let timeout = if half_closed > now {
             half_closed
         } else {
-            let later = now.checked_add(timeouts.half_closed()).unwrap_or(now);
-            clock.silent_until(timeouts.idle).min(later)
+            let later = now.checked_add(self.timeouts.half_closed()).unwrap_or(now);
+            self.clock.silent_until(self.timeouts.idle).min(later)
         };
         match self.up.is_blocked() || self.down.is_blocked() {
             true => timeout.min(now.checked_add(LOOK_AFTER).unwrap_or(now)),
@@ -241,9 +268,13 @@ impl<'a> Ways<'a> {
     }
 
     /// The side that has finished in order while the other goes on.
-    fn watched(&self) -> Option<(Side, Watch<'a>)> {
+    fn watched(&self) -> Option<Watch<'a>> {
         let half = [&self.up, &self.down].into_iter().find(|half| half.finish == Some(Finish::Orderly))?;
-        Some((half.from, Box::pin(gone(half.src))))
+        let (socket, side) = (self.source(half), half.from);
+        Some(Box::pin(async move {
+            socket.gone().await;
+            side
+        }))
     }
 
     /// How it ended, if it did.
@@ -271,9 +302,10 @@ const LOOK_AFTER: Duration = Duration::from_secs(30);
 /// How long a reset may be held back for what was received before it.
 const DELIVERY: Duration = Duration::from_secs(2);
 
-/// A reset throws away what the kernel has not delivered yet. What was received before the other side's reset belongs
-/// to this one, so it is given a moment to arrive.
-async fn deliver(to: &TcpStream) {
+/// A reset throws away what the kernel has not delivered yet. What was received before one side's reset belongs to the
+/// other, so it is given a moment to arrive before that one is reset too.
+pub async fn deliver(end: &End, sides: &Sides) {
+    let to = if end.by == Side::Client { &sides.far } else { &sides.client };
     let Some(until) = Instant::now().checked_add(DELIVERY) else { return };
     let mut pause = Duration::from_millis(1);
     while sys::unacknowledged(to.as_fd()).is_ok_and(|octets| octets > 0) && Instant::now() < until {

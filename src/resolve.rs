@@ -96,14 +96,26 @@ impl Resolver {
     /// # Errors
     /// As for [`Self::lookup`].
     pub async fn lookup_stale(&self, host: &Host) -> Result<Resolved, ResolveError> {
-        let stale = match self.shared.lock().get_mut(host) {
-            Some(Entry::Known(Ok(addrs), until)) if *until <= Instant::now() => {
+        match self.known(host) {
+            Some(addrs) => Ok(Resolved { addrs, cached: true }),
+            None => self.lookup(host).await,
+        }
+    }
+
+    /// What is remembered of a name, without waiting. If it has run out, it is asked for anew, for whoever comes next.
+    #[must_use]
+    pub fn known(&self, host: &Host) -> Option<Arc<[IpAddr]>> {
+        let addrs = match self.shared.lock().get_mut(host) {
+            Some(Entry::Known(Ok(addrs), until)) => {
+                let addrs = Arc::clone(addrs);
+                if *until > Instant::now() {
+                    return Some(addrs);
+                }
                 *until = after(KEEP_ANSWER);
-                Some(Arc::clone(addrs))
+                addrs
             }
-            _ => None,
+            _ => return None,
         };
-        let Some(addrs) = stale else { return self.lookup(host).await };
         let (shared, host) = (Arc::clone(&self.shared), host.clone());
         self.runtime.spawn(async move {
             let _permit = shared.lookups.acquire().await;
@@ -114,7 +126,7 @@ impl Resolver {
                 *known = Entry::Known(answer, after(KEEP_ANSWER));
             }
         });
-        Ok(Resolved { addrs, cached: true })
+        Some(addrs)
     }
 
     /// Forgets what is known of a name whose addresses turned out not to work.

@@ -8,24 +8,20 @@ pub use open::{Open, Registry};
 
 use crate::addr::ClientAddr;
 use crate::dial::{DialError, Dialler, Far};
-use crate::intake::{self, Intake};
+use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
-use crate::netfilter::{self, Dialled};
+use crate::netfilter::{self, Accepted, Dialled, Repeat};
 use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
-use crate::relay::{self, Pending, Timeouts};
+use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::settings::SniffLimits;
 use crate::sniff::{NoHost, Protocol, Sniffed};
-use crate::socket::{Socket, gone};
+use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
 use report::Report;
-use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -44,8 +40,6 @@ pub struct Context {
     pub dial_timeout: Duration,
     /// When a silent connection ends.
     pub timeouts: Timeouts,
-    /// Connections at once from one address.
-    pub max_per_client: Option<NonZeroUsize>,
     /// Where records go.
     pub log: Log,
     /// The connections that are open.
@@ -53,42 +47,98 @@ pub struct Context {
 }
 
 /// Carries one connection, and leaves its record behind, also if it is dropped on the way. The permit is held until
-/// the client's socket is closed.
-pub async fn run(ctx: Arc<Context>, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
-    let mut report = Report::open(&ctx, ClientAddr::new(peer));
-    let end = carry(&ctx, Socket::new(stream), &mut report).await;
-    report.finish(end);
+/// the client's socket is closed. Dropping a socket resets it; [`Socket::close_in_order`] prevents that.
+pub fn run(
+    ctx: Arc<Context>,
+    client: Fresh,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send {
+    let report = Report::open(ctx, ClientAddr::new(peer));
+    async move {
+        let _permit = permit;
+        // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
+        let mut reached = Box::pin(reach(&report, client)).await;
+        match &mut reached {
+            Ok(both) => report.finish(both.relay(&report).await),
+            Err(end) => report.finish(end.clone()),
+        }
+    }
 }
 
-/// The way of a connection. Dropping the client's socket resets it; [`Socket::close`] ends it in order.
-async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
-    let peer = report.record.client;
-    if ctx.max_per_client.is_some_and(|max| report.from_same_client > max.get()) {
-        return End::new(Cause::ClientLimit, Side::Wayleave);
+/// Both sides, ready to be relayed.
+struct Both<'c> {
+    sides: Sides,
+    first: Pending,
+    guards: Option<Box<Guards<'c>>>,
+}
+
+impl Both<'_> {
+    async fn relay(&mut self, report: &Report) -> End {
+        let first = std::mem::take(&mut self.first);
+        let end = Relay::new(&self.sides, first, &report.ctx.timeouts, &report.open.meters).await;
+        match end.cause {
+            Cause::Closed => {
+                self.sides.client.close_in_order();
+                self.sides.far.close_in_order();
+                return end;
+            }
+            Cause::Reset => Box::pin(relay::deliver(&end, &self.sides)).await,
+            _ => {}
+        }
+        match &self.guards {
+            Some(guards) if guards.came_back() => {
+                End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
+            }
+            _ => end,
+        }
     }
-    let dst = match netfilter::original_dst(&client, peer.get()) {
-        Ok(dst) => dst,
-        Err(err) => return End::because(Cause::NoDestination, Side::Wayleave, err),
-    };
+}
+
+/// Against loops; held until the end. Most connections need none.
+struct Guards<'c> {
+    dialled: Option<Dialled>,
+    _accepted: Option<Accepted<'c>>,
+    _repeat: Option<Repeat<'c>>,
+}
+
+impl Guards<'_> {
+    fn came_back(&self) -> bool {
+        self.dialled.as_ref().is_some_and(Dialled::came_back)
+    }
+}
+
+/// Everything before the relay: where to, who for, whether, and the far side.
+async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
+    let ctx = &*report.ctx;
+    let peer = report.open.known().client;
+    if report.too_many {
+        return Err(End::new(Cause::ClientLimit, Side::Wayleave));
+    }
+    let dst = netfilter::original_dst(&client, peer.get())
+        .map_err(|err| End::because(Cause::NoDestination, Side::Wayleave, err))?;
     report.destination(dst);
     tracing::debug!("{peer}: for {dst}");
     let loops = &ctx.dialler.loops;
-    if ctx.dialler.own.contains(dst.get().ip()) {
-        return End::new(Cause::ToSelf, Side::Wayleave);
+    let own = ctx.dialler.own.known();
+    let [to_self, from_self] = [dst.get(), peer.get()].map(|addr| own.contains(addr.ip()));
+    drop(own);
+    if to_self {
+        return Err(End::new(Cause::ToSelf, Side::Wayleave));
     }
-    let _accepted = if ctx.dialler.own.contains(peer.get().ip()) {
-        match loops.accepted((peer.get(), dst.get())) {
-            None => return End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC),
-            ticket => ticket,
-        }
-    } else {
-        None
+    let is_loop = |why| End::because(Cause::Loop, Side::Wayleave, why);
+    let accepted = match from_self {
+        true => Some(loops.accepted((peer.get(), dst.get())).ok_or_else(|| is_loop(netfilter::OWN_TRAFFIC))?),
+        false => None,
     };
 
-    let Intake { sniffed, first } = match sniff(ctx, &client, dst.get().port(), report.started).await {
-        Ok(intake) => intake,
-        Err(err) => return End::because(Cause::ClientGone, Side::Client, err.kind()),
-    };
+    let (client, Intake { sniffed, first }) =
+        sniff(ctx, client, dst.get().port(), report.open.meters.since).await.map_err(|err| match err {
+            IntakeError::ClientGone(err) => End::because(Cause::ClientGone, Side::Client, err.kind()),
+            IntakeError::NotWatched(err) => {
+                End::because(Cause::Error, Side::Wayleave, format_args!("cannot be watched: {err}"))
+            }
+        })?;
     report.sniffed(&sniffed);
     match &sniffed.host {
         Ok(host) => tracing::debug!("{peer}: {} for {host}, {} octets", sniffed.protocol.word(), first.len()),
@@ -99,49 +149,42 @@ async fn carry(ctx: &Context, client: Socket, report: &mut Report<'_>) -> End {
     let decision = ctx.policy.load().decide(&query);
     report.decided(decision);
     if decision.is_denied() {
-        return Box::pin(refuse::denied(client, &sniffed, dst)).await;
+        return Err(Box::pin(refuse::denied(client, &sniffed, dst)).await);
     }
     // Silent clients are all alike, and say nothing of where they come from.
-    let _repeat = if !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
-        match loops.repeat(dst.get(), &first) {
-            None => return End::because(Cause::Loop, Side::Wayleave, netfilter::UPSTREAMS_TRAFFIC),
-            ticket => ticket,
-        }
-    } else {
-        None
+    let repeat = match !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
+        true => Some(loops.repeat(dst.get(), &first).ok_or_else(|| is_loop(netfilter::UPSTREAMS_TRAFFIC))?),
+        false => None,
     };
 
-    // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket. Boxed, like the
-    // refusals: what a connection no longer needs once it is relayed is not to be a part of it then.
+    // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
     let dialled = tokio::select! {
         biased;
-        dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
-        () = gone(&client) => return End::new(Cause::ClientGone, Side::Client),
+        dialled = dial(ctx, &query, decision, sniffed.protocol, report) => dialled,
+        () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
     let far = match dialled {
         Ok(far) => far,
-        Err(err) => return Box::pin(refuse::not_carried(client, &sniffed, dst, err)).await,
+        Err(err) => return Err(Box::pin(refuse::not_carried(client, &sniffed, dst, err)).await),
     };
     report.dialled(far.addr);
     tracing::debug!("{peer}: relayed to {}, {} octets came early", far.addr, far.early.len());
-
-    let Far { socket: far, early, ticket, .. } = far;
-    let pending = Pending { up: first.freeze(), down: early };
-    let end = relay::run(&client, &far, pending, ctx.timeouts, report.started, &report.open.meters).await;
-    match end.cause {
-        Cause::Closed => {
-            client.close();
-            far.close();
-            end
-        }
-        _ if ticket.as_ref().is_some_and(Dialled::came_back) => {
-            End::because(Cause::Loop, Side::Wayleave, netfilter::OWN_TRAFFIC)
-        }
-        _ => end,
-    }
+    let Far { socket: far, early, ticket: dialled, .. } = far;
+    let is_guarded = dialled.is_some() || accepted.is_some() || repeat.is_some();
+    let guards = Guards { dialled, _accepted: accepted, _repeat: repeat };
+    Ok(Both {
+        sides: Sides { client, far },
+        first: Pending { up: first.into(), down: early.into() },
+        guards: is_guarded.then(|| Box::new(guards)),
+    })
 }
 
-async fn sniff(ctx: &Context, client: &Socket, port: u16, started: Instant) -> io::Result<Intake> {
+async fn sniff(
+    ctx: &Context,
+    client: Fresh,
+    port: u16,
+    started: Instant,
+) -> Result<(Socket, Intake), IntakeError> {
     match ctx.sniff {
         Some(limits) if !ctx.no_sniff_ports.contains(&port) => {
             let deadline = started.checked_add(limits.timeout).unwrap_or(started);
@@ -149,23 +192,24 @@ async fn sniff(ctx: &Context, client: &Socket, port: u16, started: Instant) -> i
         }
         _ => {
             let sniffed = Sniffed::none(Protocol::Unknown, NoHost::NotSniffed);
-            Ok(Intake { sniffed, first: BytesMut::new() })
+            let client = client.watch().map_err(IntakeError::NotWatched)?;
+            Ok((client, Intake { sniffed, first: Vec::new() }))
         }
     }
 }
 
-async fn dial<'c>(
-    ctx: &'c Context,
+async fn dial(
+    ctx: &Context,
     query: &Query<'_>,
     decision: Decision,
     protocol: Protocol,
-    report: &mut Report<'_>,
-) -> Result<Far<'c>, DialError> {
+    report: &Report,
+) -> Result<Far, DialError> {
     let now = Instant::now();
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
     match (decision.action, &ctx.dialler.upstream, decision.tunnel_target(query)) {
         (Action::Forward { route: Route::Tunnel, .. }, Some(upstream), Some(target)) => {
-            report.record.upstream = Some(Arc::clone(&upstream.name));
+            report.upstream(&upstream.name);
             ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
         }
         (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {
@@ -186,13 +230,13 @@ mod tests {
         size_of::<F>()
     }
 
-    /// What a connection costs while it is open, besides its sockets: this and the [`Record`](crate::record::Record),
-    /// nothing else. It must not grow unnoticed.
+    /// What a connection costs while it is open, besides its sockets: this and what is known of it ([`Open`]), nothing
+    /// else. It must not grow unnoticed.
     #[test]
     fn a_connection_stays_small() {
         let bytes = size(run);
-        assert!(bytes <= 1792, "{bytes} bytes: is a buffer held across an await?");
-        let record = size_of::<crate::record::Record>();
-        assert!(record <= 400, "{record} bytes");
+        assert!(bytes <= 400, "{bytes} bytes: is a buffer held across an await?");
+        let open = size_of::<Open>();
+        assert!(open <= 256, "{open} bytes");
     }
 }

@@ -51,6 +51,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// The proxy in front of everything that is not direct.
     pub upstream: Option<Upstream>,
+    /// Connections to it that are kept ahead of need, at most.
+    pub upstream_spares: usize,
     /// For resolving, connecting and the upstream's reply together.
     pub dial_timeout: Duration,
     /// None: no sniffing.
@@ -209,6 +211,7 @@ const SERVER_FIRST: [u16; 7] = [21, 22, 25, 110, 143, 587, 3306];
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(1);
 const SNIFF_MAX_BYTES: usize = 8192;
+const UPSTREAM_SPARES: usize = 16;
 
 impl Settings {
     /// Reads everything: the flags, then the environment, then the files that they name.
@@ -232,6 +235,10 @@ impl Settings {
                 .parsed("no-sniff-ports", cli.sniff.no_sniff_ports.as_ref(), values::ports)?
                 .unwrap_or_else(|| SERVER_FIRST.to_vec()),
             policy,
+            upstream_spares: r
+                .parsed("upstream-spares", carry.upstream_spares.as_ref(), values::spares)?
+                .filter(|_| upstream.is_some())
+                .unwrap_or(if upstream.is_some() { UPSTREAM_SPARES } else { 0 }),
             upstream,
             direct_to: r
                 .parsed("direct-to", cli.policy.direct_to.as_ref(), |text| match text {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,14 +22,15 @@ pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Registers a listener with the runtime, to be told when connections wait. To be called within a runtime.
+/// Registers a socket with the runtime, to be told when it is ready for what is of interest. To be called within a
+/// runtime.
 ///
 /// # Errors
 /// Those of epoll_ctl(2).
-pub(crate) fn watched(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
-    // SAFETY: a TcpListener owns its descriptor, which is open for as long as the listener lives and never another one,
-    // and the AsyncFd owns the listener.
-    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
+pub(crate) fn watched<S: Into<OwnedFd> + AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    // SAFETY: what turns into an OwnedFd owns its descriptor, which is open for as long as it lives and never another
+    // one, and the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// Accepts one connection, non-blocking and close-on-exec in the same call (accept4(2)).
@@ -133,6 +134,17 @@ pub(crate) fn pipe_size(pipe: BorrowedFd<'_>) -> io::Result<usize> {
     usize::try_from(ret).map_err(|_| io::Error::last_os_error())
 }
 
+/// Has the allocator give back to the system what it keeps for later (malloc_trim(3)): it would keep the memory of the
+/// busiest moment for good. It takes a moment, by the megabyte.
+pub(crate) fn give_memory_back() {
+    // Other C libraries have no such thing.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes no pointer, and may be called by any thread at any time (MT-Safe, malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Raises the soft limit of open descriptors to the hard one and returns it (getrlimit(2)).
 ///
 /// # Errors
@@ -158,7 +170,7 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
     #[test]

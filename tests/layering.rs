@@ -16,7 +16,22 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("pure", &["addr", "answer", "connect", "policy", "record", "sniff"]),
     ("settings", &["cli", "settings"]),
-    ("edges", &["dial", "intake", "log", "netfilter", "relay", "resolve", "signal", "socket", "sys"]),
+    (
+        "edges",
+        &[
+            "alarm",
+            "dial",
+            "intake",
+            "log",
+            "netfilter",
+            "relay",
+            "resolve",
+            "scratch",
+            "signal",
+            "socket",
+            "sys",
+        ],
+    ),
     ("session", &["session"]),
     ("server", &["server"]),
 ];

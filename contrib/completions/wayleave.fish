@@ -10,6 +10,7 @@ complete -c wayleave -l direct -d 'Let through directly, never through the upstr
 complete -c wayleave -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
 complete -c wayleave -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
 complete -c wayleave -l upstream-credentials -d 'File with user:password for the upstream' -r
+complete -c wayleave -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
 complete -c wayleave -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r

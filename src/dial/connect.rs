@@ -1,13 +1,11 @@
 //! Connecting to the first of several addresses that answers.
 
 use super::DialError;
-use crate::socket::is_shortage;
+use crate::socket::{Socket as Watched, in_line, is_shortage};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// How long an address may take while there are others: three tries of a SYN take as long.
@@ -21,7 +19,7 @@ const MAX_TRIES: usize = 8;
 pub(super) async fn first_of(
     addrs: &[SocketAddr],
     deadline: Instant,
-) -> Result<(TcpStream, SocketAddr), DialError> {
+) -> Result<(Watched, SocketAddr), DialError> {
     let mut last = None;
     let tries = addrs.len().min(MAX_TRIES);
     for (tried, &addr) in addrs.iter().take(tries).enumerate() {
@@ -45,21 +43,26 @@ fn after(time: Duration, latest: Instant) -> Instant {
     Instant::now().checked_add(time).map_or(latest, |at| at.min(latest))
 }
 
-/// Like tokio's own connect, but for one system call: whether it worked is asked only if the kernel reports an error
-/// along with the end of the attempt (connect(2), `EINPROGRESS`).
-async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket(addr).await?;
-    crate::socket::prepare(SockRef::from(&socket))?;
+async fn connect(addr: SocketAddr) -> io::Result<Watched> {
+    let watched = Watched::new(begin_when_possible(addr).await?.into())?;
+    watched.connected().await?;
+    Ok(watched)
+}
+
+/// Begins to connect, and does not wait for anything.
+///
+/// # Errors
+/// Those of socket(2) and connect(2).
+pub(super) fn begin(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new_raw(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    in_line(SockRef::from(&socket))?;
     match socket.connect(&addr.into()) {
-        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => return Err(err),
-        _ => {}
-    }
-    let stream = TcpStream::from_std(socket.into())?;
-    let ready = stream.ready(Interest::WRITABLE | Interest::ERROR).await?;
-    let suspicious = ready.is_error() || ready.is_write_closed();
-    match if suspicious { stream.take_error()? } else { None } {
-        Some(err) => Err(err),
-        None => Ok(stream),
+        Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => Err(err),
+        _ => Ok(socket),
     }
 }
 
@@ -68,19 +71,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
 /// wait.
-async fn socket(addr: SocketAddr) -> io::Result<Socket> {
+async fn begin_when_possible(addr: SocketAddr) -> io::Result<Socket> {
     let mut pause = Duration::from_millis(10);
     loop {
-        match Socket::new_raw(
-            Domain::for_address(addr),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        ) {
+        match begin(addr) {
             Err(err) if is_shortage(&err) => {
                 tokio::time::sleep(pause).await;
                 pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
             }
-            socket => return socket,
+            begun => return begun,
         }
     }
 }

@@ -58,7 +58,12 @@ pub enum DialError {
         addr: SocketAddr,
     },
     /// The upstream reset the connection instead of answering.
-    HungUp(io::Error),
+    HungUp {
+        /// Nothing at all had come.
+        nothing: bool,
+        /// Why.
+        err: io::Error,
+    },
     /// The upstream closed the connection before its answer was complete.
     CutOff {
         /// Nothing at all had come.
@@ -95,7 +100,7 @@ impl fmt::Display for DialError {
             Self::Loop { addr } => {
                 write!(f, "{addr} is redirected to ourselves: exclude our own traffic in the rules")
             }
-            Self::HungUp(err) => write!(f, "the upstream hung up: {}", Plain(err)),
+            Self::HungUp { err, .. } => write!(f, "the upstream hung up: {}", Plain(err)),
             Self::CutOff { nothing: true } => {
                 f.write_str("the upstream closed the connection without an answer")
             }
@@ -137,7 +142,7 @@ impl DialError {
             Self::Connect { .. } => (Cause::DialFailed, Side::Upstream),
             Self::ConnectTimeout { .. } | Self::ReplyTimeout => (Cause::DialTimeout, Side::Upstream),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
-            Self::HungUp(_) | Self::CutOff { .. } | Self::Broken(_) => {
+            Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) => {
                 (Cause::UpstreamBroken, Side::Upstream)
             }
             Self::Refused { .. } => (Cause::UpstreamRefused, Side::Upstream),
@@ -164,13 +169,19 @@ impl DialError {
             },
             Self::ConnectTimeout { .. } => ProxyError::ConnectionTimeout,
             Self::Loop { .. } => ProxyError::ProxyLoopDetected,
-            Self::HungUp(_) => ProxyError::ConnectionTerminated,
+            Self::HungUp { .. } => ProxyError::ConnectionTerminated,
             Self::CutOff { .. } => ProxyError::HttpResponseIncomplete,
             Self::ReplyTimeout => ProxyError::HttpResponseTimeout,
             Self::Broken(_) => ProxyError::HttpProtocolError,
             Self::Refused { status: 504, .. } => ProxyError::ConnectionTimeout,
             Self::Refused { .. } => ProxyError::DestinationUnavailable,
         }
+    }
+
+    /// The upstream ended the connection without a word.
+    #[must_use]
+    pub const fn is_without_a_word(&self) -> bool {
+        matches!(self, Self::HungUp { nothing: true, .. } | Self::CutOff { nothing: true })
     }
 
     /// The status that an upstream refused with.

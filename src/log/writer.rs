@@ -18,9 +18,11 @@ pub(super) struct Form {
 
 /// Octets put together before they are written.
 const BATCH: usize = 64 * 1024;
-/// How long the first entry of a batch waits for others. A busy worker then wakes this thread a hundred times a second
-/// at most, and not for each record.
-const GATHER: Duration = Duration::from_millis(10);
+/// How long the first entry of a batch waits for others, if not so many come that the batch is full before. Busy workers
+/// then wake this thread ten times a second, and not for each record.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long to wait for a pipe that is full.
+const FULL: Duration = Duration::from_millis(10);
 
 pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write, form: Form) {
     let mut batch = Vec::new();
@@ -28,7 +30,7 @@ pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write,
     while !ended {
         let Ok(first) = entries.recv() else { return };
         if !matches!(first, Entry::End) {
-            std::thread::sleep(GATHER);
+            std::thread::park_timeout(GATHER);
         }
         let mut taken: usize = 0;
         let mut next = Some(first);
@@ -119,7 +121,7 @@ fn write_out(out: &mut impl Write, mut batch: &[u8]) -> io::Result<()> {
         match out.write(batch) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => batch = batch.get(written..).unwrap_or_default(),
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHER),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(FULL),
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
             Err(err) => return Err(err),
         }

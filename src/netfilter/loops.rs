@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many open connections from an address of our own (or of the upstream's) may have the same first bytes and the
 /// same destination, before they are taken for a loop through the upstream.
@@ -26,7 +26,8 @@ pub struct Loops {
     /// A connection from an address of our own has been seen. Without one, none of ours can have come back, and what we
     /// dial need not be registered: on a router that carries others' connections only, it never is.
     armed: AtomicBool,
-    ends: Mutex<Ends>,
+    /// Shared with what was dialled, some of which waits for its use longer than any one connection lasts.
+    ends: Arc<Mutex<Ends>>,
     repeats: Mutex<HashMap<(SocketAddr, u64), usize>>,
     hasher: RandomState,
 }
@@ -71,13 +72,13 @@ impl Loops {
 
     /// A connection was dialled. None: it is one that we accepted.
     #[must_use]
-    pub fn dialled(&self, from_to: FromTo) -> Option<Dialled<'_>> {
+    pub fn dialled(&self, from_to: FromTo) -> Option<Dialled> {
         let mut ends = lock(&self.ends);
         if ends.accepted.contains_key(&from_to) {
             return None;
         }
         ends.dialled.insert(from_to, false);
-        Some(Dialled { loops: self, from_to })
+        Some(Dialled { ends: Arc::clone(&self.ends), from_to })
     }
 
     /// Counts a connection from an address of our own (or the upstream's) that said `first` to `dst`. None: too many
@@ -111,22 +112,22 @@ impl Drop for Accepted<'_> {
 
 /// Registered for as long as it lives.
 #[derive(Debug)]
-pub struct Dialled<'a> {
-    loops: &'a Loops,
+pub struct Dialled {
+    ends: Arc<Mutex<Ends>>,
     from_to: FromTo,
 }
 
-impl Dialled<'_> {
+impl Dialled {
     /// It came back to us and was refused there, since it was registered.
     #[must_use]
     pub fn came_back(&self) -> bool {
-        lock(&self.loops.ends).dialled.get(&self.from_to).copied().unwrap_or(false)
+        lock(&self.ends).dialled.get(&self.from_to).copied().unwrap_or(false)
     }
 }
 
-impl Drop for Dialled<'_> {
+impl Drop for Dialled {
     fn drop(&mut self) {
-        lock(&self.loops.ends).dialled.remove(&self.from_to);
+        lock(&self.ends).dialled.remove(&self.from_to);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Addresses of our own, and other addresses that a name must never lead to.
 
 use arc_swap::ArcSwap;
-use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -14,10 +13,24 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// The addresses of this machine's interfaces, read again when they are asked for and older than a second.
 #[derive(Debug)]
 pub struct OwnAddrs {
-    addrs: ArcSwap<HashSet<IpAddr>>,
+    /// In order.
+    addrs: ArcSwap<Vec<IpAddr>>,
     started: Instant,
     /// Milliseconds after `started` at which `addrs` was read.
     read_at: AtomicU64,
+}
+
+/// The addresses as they are now.
+#[derive(Debug)]
+pub struct Own(arc_swap::Guard<Arc<Vec<IpAddr>>>);
+
+impl Own {
+    /// Whether the address is one of this machine's, or loopback.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = plain(ip);
+        ip.is_loopback() || ip.is_unspecified() || self.0.binary_search(&ip).is_ok()
+    }
 }
 
 impl OwnAddrs {
@@ -30,15 +43,17 @@ impl OwnAddrs {
         Ok(Self { addrs, started: Instant::now(), read_at: AtomicU64::new(0) })
     }
 
+    /// For more than one question at a time.
+    #[must_use]
+    pub fn known(&self) -> Own {
+        self.refresh();
+        Own(self.addrs.load())
+    }
+
     /// Whether the address is one of this machine's, or loopback.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = plain(ip);
-        if ip.is_loopback() || ip.is_unspecified() {
-            return true;
-        }
-        self.refresh();
-        self.addrs.load().contains(&ip)
+        self.known().contains(ip)
     }
 
     fn refresh(&self) {
@@ -94,8 +109,11 @@ fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-fn own_addrs() -> io::Result<HashSet<IpAddr>> {
-    Ok(if_addrs::get_if_addrs()?.iter().map(|interface| plain(interface.ip())).collect())
+fn own_addrs() -> io::Result<Vec<IpAddr>> {
+    let mut addrs: Vec<IpAddr> =
+        if_addrs::get_if_addrs()?.iter().map(|interface| plain(interface.ip())).collect();
+    addrs.sort_unstable();
+    Ok(addrs)
 }
 
 fn plain(ip: IpAddr) -> IpAddr {

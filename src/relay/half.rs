@@ -3,14 +3,11 @@
 use super::Clock;
 use super::splice::{Fill, Pipe};
 use crate::record::Side;
-use bytes::{Buf, Bytes};
-use socket2::SockRef;
-use std::cell::RefCell;
+use crate::scratch;
+use crate::socket::Socket;
 use std::io::ErrorKind;
-use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
 
 /// How a direction came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +20,6 @@ pub(super) enum Finish {
     SinkGone,
 }
 
-/// Octets read at once. One buffer serves all connections of a worker: between polls no connection holds any.
-const SCRATCH: usize = 64 * 1024;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
-
 /// After this many octets in a row other connections of the worker get their turn.
 const TURN: usize = 1024 * 1024;
 
@@ -39,29 +29,40 @@ const BULK: u32 = 256 * 1024;
 /// Less than this at once is cheaper to copy.
 const WORTH_A_PIPE: usize = 16 * 1024;
 
+/// What a direction has for one poll.
+#[derive(Clone, Copy)]
+pub(super) struct Ends<'a> {
+    pub(super) src: &'a Socket,
+    pub(super) dst: &'a Socket,
+    pub(super) clock: &'a Clock<'a>,
+}
+
 /// A direction. Polled by hand, because an idle connection is little else than two of these: as async functions they
 /// would be ten times as large.
-pub(super) struct Half<'a> {
-    pub(super) src: &'a TcpStream,
-    pub(super) dst: &'a TcpStream,
-    /// The side that `src` leads to.
-    pub(super) from: Side,
-    pub(super) clock: &'a Clock<'a>,
-    /// Read, and not yet taken by the sink.
-    rest: Bytes,
+pub(super) struct Half {
+    /// Read, and not yet taken by the sink from `taken` on.
+    rest: Box<[u8]>,
     /// A pipe with octets in it that the sink has not taken yet; held no longer than that.
     pipe: Option<Box<Pipe>>,
+    taken: usize,
     /// Copied so far, up to `BULK`.
     copied: u32,
+    /// The side that the source leads to.
+    pub(super) from: Side,
+    pub(super) finish: Option<Finish>,
     /// There was much to read at once the last time.
     much: bool,
-    pub(super) finish: Option<Finish>,
+    /// The end of data comes behind what is held.
+    ended: bool,
+    /// The sink is told not to wait until small writes add up. The far side is told so only before the second flight of
+    /// the client's: the first is not held back by anything, and many connections have no other.
+    prompt: bool,
 }
 
 enum Step {
     /// Read; what the sink did not take yet is held.
     Moved(usize),
-    /// The same, into a pipe that has room left: either that was all, or urgent data comes next.
+    /// The same, into a pipe that has room left: a plain read tells what comes next.
     Drained(usize),
     /// Only a plain read can tell what there is, or there is no pipe.
     Unclear,
@@ -72,15 +73,21 @@ enum Step {
     SinkGone,
 }
 
-impl<'a> Half<'a> {
+impl Half {
     /// `first` goes before anything that is read.
-    pub(super) const fn new(
-        (src, dst): (&'a TcpStream, &'a TcpStream),
-        from: Side,
-        clock: &'a Clock<'a>,
-        first: Bytes,
-    ) -> Self {
-        Self { src, dst, from, clock, rest: first, pipe: None, copied: 0, much: false, finish: None }
+    pub(super) const fn new(from: Side, first: Box<[u8]>) -> Self {
+        let prompt = matches!(from, Side::Upstream);
+        Self {
+            rest: first,
+            pipe: None,
+            taken: 0,
+            copied: 0,
+            from,
+            finish: None,
+            much: false,
+            ended: false,
+            prompt,
+        }
     }
 
     /// Whether the sink does not take what is held for it. The source is not read then, so that its reset goes unseen.
@@ -89,35 +96,38 @@ impl<'a> Half<'a> {
     }
 
     /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<()> {
         if self.finish.is_some() {
             return Poll::Pending;
         }
-        let finish = ready!(self.copy(cx));
+        let finish = ready!(self.copy(cx, ends));
         if finish == Finish::SinkGone {
-            self.clock.broken.store(true, Ordering::Relaxed);
+            ends.clock.broken.store(true, Ordering::Relaxed);
         }
         self.finish = Some(finish);
         self.pipe = None;
         Poll::Ready(())
     }
 
-    fn copy(&mut self, cx: &mut Context<'_>) -> Poll<Finish> {
+    fn copy(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<Finish> {
         let mut turn: usize = 0;
         // The next read is a plain one, whatever there was the last time.
         let mut plain = false;
         loop {
             if self.pipe.is_some() {
-                match ready!(self.pour(cx)) {
+                match ready!(self.pour(cx, ends)) {
                     true => continue,
                     false => return Poll::Ready(Finish::SinkGone),
                 }
             }
             if !self.rest.is_empty() {
-                match ready!(self.write_rest(cx)) {
+                match ready!(self.write_rest(cx, ends)) {
                     true => continue,
                     false => return Poll::Ready(Finish::SinkGone),
                 }
+            }
+            if self.ended {
+                return Poll::Ready(pass_end_on(ends));
             }
             // Not before nothing is held any more: others may need the pipe.
             if turn >= TURN {
@@ -125,8 +135,8 @@ impl<'a> Half<'a> {
                 return Poll::Pending;
             }
             let step = match self.much && self.copied >= BULK && !plain {
-                true => self.fill(),
-                false => self.step(),
+                true => self.fill(ends),
+                false => self.step(cx, ends),
             };
             match step {
                 Step::Moved(octets) => {
@@ -140,14 +150,8 @@ impl<'a> Half<'a> {
                     plain = true;
                 }
                 Step::Unclear => plain = true,
-                Step::Dry => {
-                    // An error here means that the runtime shuts down; then all of this is about to be dropped.
-                    if ready!(self.src.poll_read_ready(cx)).is_err() {
-                        return Poll::Ready(Finish::SourceGone);
-                    }
-                    plain = false;
-                }
-                Step::Finished => return Poll::Ready(self.pass_end_on()),
+                Step::Dry => return Poll::Pending,
+                Step::Finished => self.ended = true,
                 Step::SourceGone => return Poll::Ready(Finish::SourceGone),
                 Step::SinkGone => return Poll::Ready(Finish::SinkGone),
             }
@@ -155,35 +159,34 @@ impl<'a> Half<'a> {
     }
 
     /// Fills a pipe, to be poured out next.
-    fn fill(&mut self) -> Step {
+    fn fill(&mut self, ends: Ends<'_>) -> Step {
         let Some(mut pipe) = Pipe::take() else { return Step::Unclear };
-        let step = match pipe.fill(self.src) {
+        let step = match pipe.fill(ends.src) {
             Ok(Fill::Filled { octets, more: true }) => Step::Moved(octets),
             Ok(Fill::Filled { octets, more: false }) => Step::Drained(octets),
             Ok(Fill::Unclear) => Step::Unclear,
-            Ok(Fill::Dry) => Step::Dry,
             Err(_) => Step::SourceGone,
         };
         if pipe.is_empty() {
             pipe.back();
         } else {
-            self.clock.touch();
+            ends.clock.touch();
             self.pipe = Some(pipe);
         }
         step
     }
 
     /// Pours the pipe out as far as the sink takes it; false if the sink is gone.
-    fn pour(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    fn pour(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<bool> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(true) };
-        match pipe.pour(self.dst) {
-            Ok(poured) => self.clock.moved(self.from, poured),
+        match pipe.pour(ends.dst) {
+            Ok(poured) => ends.clock.moved(self.from, poured),
             Err(err) if err.kind() == ErrorKind::WouldBlock => {
                 if !pipe.is_wanted() {
-                    return self.dst.poll_write_ready(cx).map(|ready| ready.is_ok());
+                    return ends.dst.poll_writable(cx).map(|ready| ready.is_ok());
                 }
                 match pipe.copy_out() {
-                    Ok(rest) => self.rest = rest.into(),
+                    Ok(rest) => self.hold(&rest),
                     Err(_) => return Poll::Ready(false),
                 }
             }
@@ -195,64 +198,78 @@ impl<'a> Half<'a> {
         Poll::Ready(true)
     }
 
-    /// Reads once and writes once, by way of the worker's buffer. A read that leaves room in the buffer does not mean that
-    /// the socket is empty: it stops at urgent data too, even where that is taken in line (`tcp_recvmsg` in the kernel).
-    fn step(&mut self) -> Step {
-        BUFFER.with_borrow_mut(|buffer| {
-            let octets = match self.src.try_read(buffer) {
-                Ok(0) => return Step::Finished,
-                Ok(octets) => octets,
-                Err(err) if err.kind() == ErrorKind::WouldBlock => return Step::Dry,
-                Err(_) => return Step::SourceGone,
+    /// Reads once and writes once, by way of the worker's buffer.
+    fn step(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Step {
+        scratch::with(|buffer| {
+            let got = match ends.src.poll_read(cx, buffer) {
+                Poll::Pending => return Step::Dry,
+                Poll::Ready(Ok(got)) if got.octets == 0 => return Step::Finished,
+                Poll::Ready(Ok(got)) => got,
+                Poll::Ready(Err(_)) => return Step::SourceGone,
             };
-            let read = buffer.get(..octets).unwrap_or_default();
-            let written = match self.dst.try_write(read) {
+            let read = buffer.get(..got.octets).unwrap_or_default();
+            if !std::mem::replace(&mut self.prompt, true) {
+                // A connection that is gone fails to be written to as well.
+                let _ = ends.dst.options().set_tcp_nodelay(true);
+            }
+            let written = if got.last { ends.dst.try_write_last(read) } else { ends.dst.try_write(read) };
+            let written = match written {
                 Ok(written) => written,
                 Err(err) if err.kind() == ErrorKind::WouldBlock => 0,
                 Err(_) => return Step::SinkGone,
             };
             if written > 0 {
-                self.clock.moved(self.from, written);
+                ends.clock.moved(self.from, written);
             }
-            self.copied = self.copied.saturating_add(u32::try_from(octets).unwrap_or(BULK)).min(BULK);
-            self.rest = Bytes::copy_from_slice(read.get(written..).unwrap_or_default());
-            Step::Moved(octets)
+            self.copied = self.copied.saturating_add(u32::try_from(got.octets).unwrap_or(BULK)).min(BULK);
+            self.hold(read.get(written..).unwrap_or_default());
+            self.ended = got.last;
+            Step::Moved(got.octets)
         })
     }
 
+    fn hold(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.rest = rest.into();
+            self.taken = 0;
+        }
+    }
+
     /// Writes what is left over; false if the sink is gone.
-    fn write_rest(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        match self.dst.try_write(&self.rest) {
+    fn write_rest(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<bool> {
+        let rest = self.rest.get(self.taken..).unwrap_or_default();
+        let written = if self.ended { ends.dst.try_write_last(rest) } else { ends.dst.try_write(rest) };
+        match written {
             Ok(written) => {
-                self.clock.moved(self.from, written);
-                self.rest.advance(written);
+                ends.clock.moved(self.from, written);
+                self.taken = self.taken.saturating_add(written);
+                if self.taken >= self.rest.len() {
+                    // Lets the memory go.
+                    self.rest = Box::default();
+                }
             }
             Err(err) if err.kind() == ErrorKind::WouldBlock => {
-                return self.dst.poll_write_ready(cx).map(|ready| ready.is_ok());
+                return ends.dst.poll_writable(cx).map(|ready| ready.is_ok());
             }
             Err(_) => return Poll::Ready(false),
         }
-        if self.rest.is_empty() {
-            // Lets the memory go.
-            self.rest = Bytes::new();
-        }
         Poll::Ready(true)
     }
+}
 
-    fn pass_end_on(&self) -> Finish {
-        // The source was reset, and the other direction, which writes to it, was told so in its stead. To pass on an
-        // end of data would make what came so far look complete.
-        if self.clock.broken.load(Ordering::Relaxed) {
-            return Finish::SourceGone;
-        }
-        self.clock.touch();
-        // Both sockets are about to be closed, which ends what is still open in order: both sides are read to their ends.
-        if self.clock.half_closed.swap(true, Ordering::Relaxed) {
-            return Finish::Orderly;
-        }
-        match SockRef::from(self.dst).shutdown(Shutdown::Write) {
-            Ok(()) => Finish::Orderly,
-            Err(_) => Finish::SinkGone,
-        }
+fn pass_end_on(ends: Ends<'_>) -> Finish {
+    // The source was reset, and the other direction, which writes to it, was told so in its stead. To pass on an end of
+    // data would make what came so far look complete.
+    if ends.clock.broken.load(Ordering::Relaxed) {
+        return Finish::SourceGone;
+    }
+    ends.clock.touch();
+    // Both sockets are about to be closed, which ends what is still open in order: both sides are read to their ends.
+    if ends.clock.half_closed.swap(true, Ordering::Relaxed) {
+        return Finish::Orderly;
+    }
+    match ends.dst.shutdown() {
+        Ok(()) => Finish::Orderly,
+        Err(_) => Finish::SinkGone,
     }
 }

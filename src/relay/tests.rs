@@ -2,7 +2,7 @@
 
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 const LONG: Timeouts = Timeouts { idle: Duration::from_secs(3600), half_close: Duration::from_secs(3600) };
@@ -30,16 +30,27 @@ async fn bench(first: Pending, timeouts: Timeouts) -> Bench {
     let (server, far) = pair().await;
     let meters = std::sync::Arc::new(Meters::default());
     let theirs = std::sync::Arc::clone(&meters);
-    let relay = tokio::spawn(async move {
-        let (near, far) = (crate::socket::Socket::new(near), crate::socket::Socket::new(far));
-        let end = run(&near, &far, first, timeouts, Instant::now(), &theirs).await;
-        if end.cause == Cause::Closed {
-            near.close();
-            far.close();
-        }
-        end
-    });
+    let relay = tokio::spawn(async move { run(near, far, first, timeouts, &theirs).await });
     Bench { client, server, relay, meters }
+}
+
+fn watched(stream: TcpStream) -> Socket {
+    Socket::new(stream.into_std().unwrap()).unwrap()
+}
+
+/// As a session does it.
+async fn run(near: TcpStream, far: TcpStream, first: Pending, timeouts: Timeouts, meters: &Meters) -> End {
+    let mut sides = Sides { client: watched(near), far: watched(far) };
+    let end = Relay::new(&sides, first, &timeouts, meters).await;
+    match end.cause {
+        Cause::Closed => {
+            sides.client.close_in_order();
+            sides.far.close_in_order();
+        }
+        Cause::Reset => deliver(&end, &sides).await,
+        _ => {}
+    }
+    end
 }
 
 fn bytes(len: usize) -> Vec<u8> {
@@ -54,7 +65,7 @@ async fn read_all(stream: &mut TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_was_read_before_goes_first_in_both_directions() {
-    let first = Pending { up: Bytes::from_static(b"hello "), down: Bytes::from_static(b"early ") };
+    let first = Pending { up: b"hello ".as_slice().into(), down: b"early ".as_slice().into() };
     let mut b = bench(first, LONG).await;
     b.client.write_all(b"world").await.unwrap();
     b.server.write_all(b"answer").await.unwrap();
@@ -233,12 +244,14 @@ async fn the_far_side_is_kept_alive_before_it_matters() {
     let (_client, near) = pair().await;
     let (_server, far) = pair().await;
     let meters = Meters::default();
-    let alive = || socket2::SockRef::from(&far).keepalive().unwrap();
+    let sides = Sides { client: watched(near), far: watched(far) };
+    let far = &sides.far;
+    let alive = || far.options().keepalive().unwrap();
     assert!(!alive());
-    let relay = run(&near, &far, Pending::default(), LONG, Instant::now(), &meters);
+    let relay = Relay::new(&sides, Pending::default(), &LONG, &meters);
     assert!(tokio::time::timeout(Duration::from_secs(31), relay).await.is_err());
     assert!(alive());
-    assert_eq!(socket2::SockRef::from(&far).tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+    assert_eq!(far.options().tcp_keepalive_time().unwrap(), Duration::from_secs(15));
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,9 +381,8 @@ async fn urgent_data_in_a_bulk_stream_is_in_order_and_holds_nothing_up() {
     for stream in [&client, &near, &server, &far] {
         inline(stream);
     }
-    let relay = tokio::spawn(async move {
-        run(&near, &far, Pending::default(), LONG, Instant::now(), &Meters::default()).await.cause
-    });
+    let relay =
+        tokio::spawn(async move { run(near, far, Pending::default(), LONG, &Meters::default()).await.cause });
     let sent = bytes(1_000_000);
     pass(&mut client, &mut server, &sent).await;
     for before in [1_000_000, 300_000, 100_000, 20_000, 5_000, 1, 500_000, 0, 40_000] {
@@ -430,8 +442,8 @@ proptest::proptest! {
             let all = |early: usize, pieces: &[usize]| bytes(pieces.iter().fold(early, |sum, piece| sum.saturating_add(*piece)));
             let (sent_up, sent_down) = (all(early.0, &up), all(early.1, &down));
             let first = Pending {
-                up: Bytes::copy_from_slice(&sent_up[..early.0]),
-                down: Bytes::copy_from_slice(&sent_down[..early.1]),
+                up: sent_up[..early.0].into(),
+                down: sent_down[..early.1].into(),
             };
             let b = bench(first, LONG).await;
             let (client_read, client_write) = b.client.into_split();

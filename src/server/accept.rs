@@ -1,16 +1,15 @@
 //! The accept loop: a permit before each accept, back-off when the system has no more to give, and never an end of its
 //! own.
 
-use crate::addr::ClientAddr;
-use crate::record::{Cause, End, Record, Side};
 use crate::session::{self, Context};
-use crate::socket::is_shortage;
+use crate::socket::{Fresh, is_shortage};
 use crate::sys;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -77,7 +76,7 @@ impl Acceptor {
         permits: Arc<Semaphore>,
         tasks: TaskTracker,
     ) -> io::Result<Self> {
-        let listener = sys::watched(listener)?;
+        let listener = sys::watched(listener, Interest::READABLE)?;
         Ok(Self { listener, ctx, permits, tasks, pause: FIRST_PAUSE, failed_in_a_row: 0, complained: None })
     }
 
@@ -147,8 +146,7 @@ impl Acceptor {
     }
 
     fn try_accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
-        let accepted =
-            self.listener.try_io(tokio::io::Interest::READABLE, |listener| sys::accept(listener.as_fd()));
+        let accepted = self.listener.try_io(Interest::READABLE, |listener| sys::accept(listener.as_fd()));
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -157,18 +155,8 @@ impl Acceptor {
     }
 
     fn spawn(&self, socket: OwnedFd, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        match tokio::net::TcpStream::from_std(TcpStream::from(socket)) {
-            Ok(stream) => {
-                self.tasks.spawn(session::run(Arc::clone(&self.ctx), stream, peer, permit));
-            }
-            // epoll_ctl(2) fails for want of memory or watches.
-            Err(err) => {
-                let mut record = Record::new(ClientAddr::new(peer));
-                record.end =
-                    End::because(Cause::Error, Side::Wayleave, format_args!("cannot be watched: {err}"));
-                self.ctx.log.record(Box::new(record));
-            }
-        }
+        let client = Fresh::new(TcpStream::from(socket));
+        self.tasks.spawn(session::run(Arc::clone(&self.ctx), client, peer, permit));
     }
 
     fn complain(&mut self, err: &io::Error) {

@@ -55,17 +55,23 @@ impl fmt::Display for LimitsError {
 impl std::error::Error for LimitsError {}
 
 impl Limits {
-    /// Raises the soft limit of descriptors to the hard one and derives the rest from it.
+    /// Raises the soft limit of descriptors to the hard one and derives the rest from it. `spares` are held besides
+    /// the connections.
     ///
     /// # Errors
     /// The limit could not be read, or leaves no room for a single connection.
-    pub fn raise(asked: Option<NonZeroUsize>, workers: usize) -> Result<Self, LimitsError> {
-        Self::from(crate::sys::raise_descriptor_limit().map_err(LimitsError::System)?, asked, workers)
+    pub fn raise(asked: Option<NonZeroUsize>, workers: usize, spares: usize) -> Result<Self, LimitsError> {
+        Self::from(crate::sys::raise_descriptor_limit().map_err(LimitsError::System)?, asked, workers, spares)
     }
 
-    fn from(descriptors: u64, asked: Option<NonZeroUsize>, workers: usize) -> Result<Self, LimitsError> {
-        let workers = u64::try_from(workers).unwrap_or(u64::MAX);
-        let reserve = RESERVE.saturating_add(workers.saturating_mul(PER_WORKER));
+    fn from(
+        descriptors: u64,
+        asked: Option<NonZeroUsize>,
+        workers: usize,
+        spares: usize,
+    ) -> Result<Self, LimitsError> {
+        let [workers, spares] = [workers, spares].map(|count| u64::try_from(count).unwrap_or(u64::MAX));
+        let reserve = RESERVE.saturating_add(workers.saturating_mul(PER_WORKER)).saturating_add(spares);
         let room = descriptors.saturating_sub(reserve) / PER_CONNECTION;
         if room == 0 {
             return Err(LimitsError::TooLow { descriptors, needed: reserve.saturating_add(PER_CONNECTION) });
@@ -82,7 +88,7 @@ mod tests {
 
     #[test]
     fn two_descriptors_a_connection_and_a_reserve() {
-        let limits = |n, asked| Limits::from(n, NonZeroUsize::new(asked), 2);
+        let limits = |n, asked| Limits::from(n, NonZeroUsize::new(asked), 2, 0);
         assert_eq!(limits(1024, 0).unwrap(), Limits { descriptors: 1024, connections: 440, bounded: false });
         assert_eq!(limits(1024, 100).unwrap().connections, 100);
         assert_eq!(
@@ -90,6 +96,7 @@ mod tests {
             Limits { descriptors: 1024, connections: 440, bounded: true }
         );
         assert!(limits(146, 0).unwrap().connections == 1);
+        assert_eq!(Limits::from(1024, None, 2, 16).unwrap().connections, 432);
         let refused = limits(145, 0).unwrap_err().to_string();
         assert!(
             refused.contains("145") && refused.contains("146") && refused.contains("LimitNOFILE"),

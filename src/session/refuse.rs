@@ -7,7 +7,6 @@ use crate::record::{Cause, End, Side};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::Socket;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// How long, and for how many octets, a client that is still sending is listened to after our answer. To close earlier
@@ -88,20 +87,20 @@ fn http_answer(sniffed: &Sniffed, dst: OriginalDst, err: DialError) -> Vec<u8> {
 /// Sends an answer of our own and closes so that it can be read.
 async fn say(mut client: Socket, answer: &[u8]) {
     let lingering = async {
-        let stream = client.stream_mut();
-        if stream.write_all(answer).await.is_err() || stream.shutdown().await.is_err() {
+        if client.write_all(answer).await.is_err() || client.shutdown().is_err() {
             return;
         }
-        let mut buffer = vec![0; 4096];
-        let mut heard: usize = 0;
-        while heard < LINGER_OCTETS {
-            match stream.read(&mut buffer).await {
-                Ok(octets) if octets > 0 => heard = heard.saturating_add(octets),
+        let mut heard = Vec::new();
+        let mut left = LINGER_OCTETS;
+        while left > 0 {
+            heard.clear();
+            match client.read_onto(&mut heard, left).await {
+                Ok(octets) if octets > 0 => left = left.saturating_sub(octets),
                 _ => return,
             }
         }
     };
     // Whether the client finished or the time is up: it has had its chance.
     let _ = timeout(LINGER, lingering).await;
-    client.close();
+    client.close_in_order();
 }

@@ -3,81 +3,78 @@
 use super::{Context, Open};
 use crate::addr::{ClientAddr, OriginalDst};
 use crate::policy::Decision;
-use crate::record::{Cause, End, Record, Side};
+use crate::record::{Cause, End, Known, Record, Side};
 use crate::sniff::Sniffed;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use tokio::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Written when it is dropped; a connection that is cut leaves its record like any other.
-pub(super) struct Report<'c> {
-    ctx: &'c Context,
-    pub(super) record: Box<Record>,
+/// Written at the latest when it is dropped; a connection that is cut leaves its record like any other.
+pub(super) struct Report {
+    pub(super) ctx: Arc<Context>,
     pub(super) open: Arc<Open>,
-    pub(super) started: Instant,
-    /// Connections that this client's address has open, this one included.
-    pub(super) from_same_client: usize,
-    sniffed_at: Instant,
+    /// Its client's address has more connections open than it may.
+    pub(super) too_many: bool,
+    written: AtomicBool,
 }
 
-impl<'c> Report<'c> {
-    pub(super) fn open(ctx: &'c Context, client: ClientAddr) -> Self {
-        let started = Instant::now();
-        let (open, from_same_client) = ctx.open.add(client);
-        Self {
-            ctx,
-            record: Box::new(Record::new(client)),
-            open,
-            started,
-            from_same_client,
-            sniffed_at: started,
-        }
+impl Report {
+    pub(super) fn open(ctx: Arc<Context>, client: ClientAddr) -> Self {
+        let (open, too_many) = ctx.open.add(client);
+        Self { ctx, open, too_many, written: AtomicBool::new(false) }
     }
 
-    pub(super) fn destination(&mut self, dst: OriginalDst) {
-        self.record.dst = Some(dst);
-        self.open.destination(dst);
+    pub(super) fn destination(&self, dst: OriginalDst) {
+        self.open.known().dst = Some(dst);
     }
 
-    pub(super) fn sniffed(&mut self, sniffed: &Sniffed) {
-        self.sniffed_at = Instant::now();
-        self.record.sniff = Some(self.sniffed_at.saturating_duration_since(self.started));
-        self.record.protocol = sniffed.protocol;
-        self.record.host.clone_from(&sniffed.host);
-        if let Ok(host) = &sniffed.host {
-            self.open.host(host);
-        }
+    pub(super) fn sniffed(&self, sniffed: &Sniffed) {
+        let mut known = self.open.known();
+        known.sniff = Some(self.open.meters.since.elapsed());
+        known.protocol = sniffed.protocol;
+        known.host.clone_from(&sniffed.host);
     }
 
-    pub(super) fn decided(&mut self, decision: Decision) {
-        self.record.decision = Some(decision);
+    pub(super) fn decided(&self, decision: Decision) {
+        self.open.known().decision = Some(decision);
     }
 
-    pub(super) fn dialled(&mut self, addr: SocketAddr) {
-        self.record.dial = Some(self.sniffed_at.elapsed());
-        self.record.dialled = Some(addr);
-        self.open.up();
+    pub(super) fn upstream(&self, name: &Arc<str>) {
+        self.open.known().upstream = Some(Arc::clone(name));
+    }
+
+    pub(super) fn dialled(&self, addr: SocketAddr) {
+        let mut known = self.open.known();
+        known.dial = Some(self.open.meters.since.elapsed().saturating_sub(known.sniff.unwrap_or_default()));
+        known.dialled = Some(addr);
     }
 
     /// The connection ended in a way that is known. What is dropped without, was cut.
-    pub(super) fn finish(mut self, end: End) {
-        self.record.end = end;
+    pub(super) fn finish(&self, end: End) {
+        self.written.store(true, Ordering::Relaxed);
+        self.ctx.open.remove(&self.open);
+        let mut known = self.open.known();
+        let client = known.client;
+        let meters = &self.open.meters;
+        self.ctx.log.record(Record {
+            known: std::mem::replace(&mut *known, Known::new(client)),
+            up: meters.up.load(Ordering::Relaxed),
+            down: meters.down.load(Ordering::Relaxed),
+            first: meters.first(),
+            total: self.open.meters.since.elapsed(),
+            end,
+        });
     }
 }
 
-impl Drop for Report<'_> {
+impl Drop for Report {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.record.end = End::because(Cause::Error, Side::Wayleave, "a bug: see the panic in the log");
+        if self.written.load(Ordering::Relaxed) {
+            return;
         }
-        let record = &mut self.record;
-        record.up = self.open.meters.up.load(Ordering::Relaxed);
-        record.down = self.open.meters.down.load(Ordering::Relaxed);
-        record.first = self.open.meters.first();
-        record.total = self.started.elapsed();
-        self.ctx.open.remove(&self.open);
-        let record = std::mem::replace(record, Box::new(Record::new(record.client)));
-        self.ctx.log.record(record);
+        self.finish(match std::thread::panicking() {
+            true => End::because(Cause::Error, Side::Wayleave, "a bug: see the panic in the log"),
+            false => End::new(Cause::Cut, Side::Wayleave),
+        });
     }
 }

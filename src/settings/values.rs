@@ -106,6 +106,14 @@ pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.trim().parse().map_err(|_| "write a whole number, 1 or more".to_owned())
 }
 
+/// More connections that do nothing would only fill the upstream.
+const MOST_SPARES: usize = 1024;
+
+pub(super) fn spares(text: &str) -> Result<usize, String> {
+    let count = text.trim().parse().ok().filter(|count| *count <= MOST_SPARES);
+    count.ok_or_else(|| format!("write a whole number from 0 (none) to {MOST_SPARES}"))
+}
+
 /// The sniff looks at everything again whenever more arrives: a larger budget would let one slow client cost too much.
 pub(super) const LARGEST_BUDGET: i64 = 65536;
 const SMALLEST_BUDGET: i64 = 64;
@@ -168,5 +176,9 @@ mod tests {
         assert_eq!(byte_budget("16384"), Ok(Some(16384)));
         assert!(byte_budget("1000000000").is_err() && byte_budget("3").is_err());
         assert!(count("0").is_err() && count("-1").is_err());
+        assert_eq!((spares("0"), spares(" 1024 ")), (Ok(0), Ok(1024)));
+        for text in ["-1", "1025", "few", "", "1.5", "99999999999999999999"] {
+            assert!(spares(text).is_err(), "{text}");
+        }
     }
 }

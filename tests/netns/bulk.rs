@@ -1,41 +1,23 @@
 //! Bulk transfers go through pipes, without being copied: as an ordinary user, with the pipes that Linux gives one.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use nix::sys::signal::Signal;
-
 use crate::support::bytes::{Digest, echo, pattern};
 use crate::support::client::{read_to_end, reset};
-use crate::support::process::Process;
-use crate::support::{Daemon, Lab, wait};
+use crate::support::{Lab, wait};
 
 const MIB: usize = 1024 * 1024;
 
 /// Pipes of all workers together, and how many of them are kept when nothing moves.
 const PIPES: usize = 32;
-const KEPT: usize = 16;
-
-/// Open pipes and other descriptors. A pipe has two ends.
-fn descriptors(daemon: &Daemon) -> (usize, usize) {
-    let (mut pipes, mut others) = (0, 0);
-    for entry in fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().flatten() {
-        // One that was closed meanwhile is not counted.
-        let Ok(target) = fs::read_link(entry.path()) else { continue };
-        match target.to_string_lossy().starts_with("pipe:") {
-            true => pipes += 1,
-            false => others += 1,
-        }
-    }
-    (pipes, others)
-}
+pub const KEPT: usize = 16;
 
 /// Sends in one thread and reads in this one: neither side waits for the other.
 #[track_caller]
-fn exchange(stream: &mut TcpStream, bytes: &[u8]) {
+pub fn exchange(stream: &mut TcpStream, bytes: &[u8]) {
     let mut writer = stream.try_clone().unwrap();
     let mut got = vec![0; bytes.len()];
     thread::scope(|scope| {
@@ -105,7 +87,7 @@ fn a_hundred_bulk_streams_share_the_pipes_there_are() {
     let server = lab.source(80, LEN);
     let daemon = lab.daemon(&["--sniff-timeout", "off"]);
     lab.load_rules();
-    let (pipes_before, others_before) = descriptors(&daemon);
+    let (pipes_before, others_before) = daemon.pipes_and_others();
     let expected = pattern(1, LEN);
     let mut streams: Vec<TcpStream> = (0..STREAMS).map(|_| lab.connect("192.0.2.10:80")).collect();
     for stream in &mut streams {
@@ -114,16 +96,16 @@ fn a_hundred_bulk_streams_share_the_pipes_there_are() {
         compare(stream, &expected[..MIB]);
     }
     // Nobody reads on: pipes fill and are held, but never all that there may be.
-    wait::holds("pipes to be held", || descriptors(&daemon).0 >= pipes_before + KEPT);
+    wait::holds("pipes to be held", || daemon.pipes_and_others().0 >= pipes_before + KEPT);
     wait::holds("the daemon to have nothing to do", || {
         let before = daemon.cpu_ticks();
         thread::sleep(std::time::Duration::from_millis(100));
-        assert!(descriptors(&daemon).0 <= pipes_before + 2 * PIPES, "bounded");
+        assert!(daemon.pipes_and_others().0 <= pipes_before + 2 * PIPES, "bounded");
         daemon.cpu_ticks() == before
     });
     assert_eq!(server.hits(), STREAMS);
     // So one that reads still gets one.
-    assert!(descriptors(&daemon).0 < pipes_before + 2 * PIPES, "not all are held");
+    assert!(daemon.pipes_and_others().0 < pipes_before + 2 * PIPES, "not all are held");
     // One that goes away with its pipe full takes what is in there along.
     let gone = streams.split_off(STREAMS - 40);
     gone.into_iter().for_each(reset);
@@ -135,29 +117,9 @@ fn a_hundred_bulk_streams_share_the_pipes_there_are() {
     let records = daemon.wait_records(STREAMS);
     assert_eq!(records.iter().filter(|r| r["end"] == "closed" && r["down"] == LEN).count(), STREAMS - 40);
     wait::holds("all descriptors to be back, but for some empty pipes", || {
-        let (pipes, others) = descriptors(&daemon);
+        let (pipes, others) = daemon.pipes_and_others();
         others == others_before && pipes <= pipes_before + 2 * KEPT
     });
-}
-
-#[test]
-fn an_idle_connection_holds_no_pipe() {
-    let lab = Lab::router();
-    let _echo = lab.echo(80);
-    let daemon = lab.start(&["--workers", "1"]).run();
-    lab.load_rules();
-    let before = descriptors(&daemon);
-    let bytes = pattern(4, 2 * MIB);
-    // One after the other, so that one pipe is enough, or one for each direction.
-    let mut streams = Vec::new();
-    for _ in 0..20 {
-        let mut stream = lab.connect("192.0.2.10:80");
-        exchange(&mut stream, &bytes);
-        streams.push(stream);
-    }
-    let (pipes, others) = descriptors(&daemon);
-    assert_eq!(others, before.1 + 2 * streams.len());
-    assert!(pipes <= before.0 + 4, "{} ends of pipes more", pipes - before.0);
 }
 
 #[test]
@@ -205,30 +167,18 @@ fn sixty_four_megabytes_are_not_copied() {
     let _server = lab.source(80, LEN);
     let daemon = lab.daemon(&["--workers", "1"]);
     lab.load_rules();
-    let trace = lab.folder().join("trace");
-    let mut strace = lab.router_side().command("strace");
-    strace.args(["--follow-forks", "--trace=splice,recvfrom,sendto,read,write", "--string-limit=0", "-o"]);
-    strace.arg(&trace).args(["-p", &daemon.pid().to_string()]);
-    let strace = Process::start("strace", &mut strace);
-    wait::holds("strace to be attached to each thread", || {
-        let status = fs::read_to_string(format!("/proc/{}/status", strace.pid())).unwrap();
-        let pid = status.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim().to_owned();
-        fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap().flatten().all(|task| {
-            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|by| by.trim() == pid))
-        })
-    });
+    let strace = lab.strace(&daemon, &["--trace=splice,recvfrom,sendto,read,write,pipe2"]);
     let mut stream = lab.connect("192.0.2.10:80");
     stream.write_all(b"\x00").unwrap();
     compare(&mut stream, &pattern(1, LEN));
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut stream).0, b"");
     daemon.record(|r| r["end"] == "closed" && r["down"] == LEN);
-    strace.signal(Signal::SIGINT);
-    strace.wait();
-    let trace = fs::read_to_string(trace).unwrap();
+    let trace = strace.end();
     let (calls, spliced) = seen(&trace, "splice");
     let (_, copied) = seen(&trace, "recvfrom");
+    let (pipes, _) = seen(&trace, "pipe2");
+    assert!(pipes <= 4, "{pipes} pipes were made for one connection");
     // In and out again, so each byte counts twice.
     assert!(copied < LEN / 8, "{copied} bytes were copied");
     assert!(spliced / 2 + copied >= LEN, "{spliced} by {calls} calls, {copied} copied");

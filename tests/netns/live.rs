@@ -294,12 +294,13 @@ fn under_journald_there_is_no_time_of_its_own() {
 /// What systemd does for a socket unit: descriptor 3, and two variables that say so.
 const HAND_OVER: &str = r#"
 use Socket;
+use POSIX ();
 $^F = 10;
 socket(my $listener, AF_INET, SOCK_STREAM, 0) or die;
 setsockopt($listener, SOL_SOCKET, SO_REUSEADDR, 1) or die;
 bind($listener, sockaddr_in(8443, INADDR_ANY)) or die "bind: $!";
 listen($listener, 128) or die;
-fileno($listener) == 3 or die "not descriptor 3";
+fileno($listener) == 3 or POSIX::dup2(fileno($listener), 3) or die "dup2: $!";
 @ENV{qw(LISTEN_FDS LISTEN_PID)} = (1, $$);
 exec @ARGV or die;
 "#;

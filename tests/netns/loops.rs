@@ -30,7 +30,7 @@ fn ask(lab: &Lab, address: &str) -> (String, String) {
 
 /// Waits until the daemon has no connection left.
 #[track_caller]
-fn comes_to_rest(daemon: &Daemon) {
+pub(crate) fn comes_to_rest(daemon: &Daemon) {
     wait::until("the last connection to end", || {
         let said = |log: &[String]| log.iter().filter(|line| line.contains(" connections are open")).count();
         let before = said(&daemon.log());

@@ -1,5 +1,6 @@
 //! The real binary, as it would run on a router: in the router's namespace, as an ordinary user without capabilities.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -173,6 +174,30 @@ impl Daemon {
     /// Open descriptors.
     pub fn fds(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Ends of pipes that are open, and all other descriptors.
+    pub fn pipes_and_others(&self) -> (usize, usize) {
+        let (mut pipes, mut others) = (0, 0);
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten() {
+            // One that was closed meanwhile is not counted.
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            match target.to_string_lossy().starts_with("pipe:") {
+                true => pipes += 1,
+                false => others += 1,
+            }
+        }
+        (pipes, others)
+    }
+
+    /// The name of each thread by its number.
+    pub fn thread_names(&self) -> HashMap<String, String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
+        let named = tasks.map(|task| {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            (task.file_name().to_string_lossy().into_owned(), name.trim().to_owned())
+        });
+        named.collect()
     }
 
     /// Resident memory in bytes.

@@ -16,18 +16,23 @@
 
 pub mod bytes;
 pub mod client;
+pub mod crowd;
 pub mod daemon;
+pub mod delay;
 pub mod http;
 pub mod lab;
 pub mod namespace;
 pub mod peers;
+pub mod pipes;
 pub mod process;
 pub mod rules;
 pub mod scripted;
 pub mod server;
+pub mod strace;
 pub mod tools;
 pub mod wait;
 
 #[allow(unused_imports)]
 pub use daemon::Daemon;
+#[allow(unused_imports)]
 pub use lab::{Lab, WEB_V4, WEB_V6};

@@ -153,7 +153,7 @@ impl Drop for OnPanic {
 }
 
 /// Both families on one socket, and a queue that takes thousands of connections at once (std's takes 128).
-fn listen(port: u16) -> io::Result<TcpListener> {
+pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
     socket.set_only_v6(false)?;
     socket.set_reuse_address(true)?;

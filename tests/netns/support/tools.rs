@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
+    ("perl", "perl-base"),
     ("prlimit", "util-linux"),
     ("setpriv", "util-linux"),
     ("squid", "squid"),
