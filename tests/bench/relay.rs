@@ -14,20 +14,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use wayleave::record::Cause;
-use wayleave::relay::{self, Meters, Pending, Timeouts};
+use wayleave::relay::{Meters, Pending, Relay, Sides, Timeouts};
 use wayleave::socket::{Socket, prepare};
 
 const TIMEOUTS: Timeouts = Timeouts { idle: Duration::from_secs(7440), half_close: Duration::from_secs(600) };
 
 /// Relays between two sockets to the end, as a session does. All that depends on the relay's interface is here.
 fn relayed(near: TcpStream, far: TcpStream) -> JoinHandle<()> {
+    let watched = |stream: TcpStream| Socket::new(stream.into_std().unwrap()).unwrap();
+    let mut sides = Sides { client: watched(near), far: watched(far) };
     tokio::spawn(async move {
-        let (near, far) = (Socket::new(near), Socket::new(far));
-        let (started, meters) = (tokio::time::Instant::now(), Meters::default());
-        let end = relay::run(&near, &far, Pending::default(), TIMEOUTS, started, &meters).await;
+        let meters = Meters::default();
+        let end = Relay::new(&sides, Pending::default(), &TIMEOUTS, &meters).await;
         assert_eq!(end.cause, Cause::Closed);
-        near.close();
-        far.close();
+        sides.client.close_in_order();
+        sides.far.close_in_order();
     })
 }
 
