@@ -106,6 +106,15 @@ fn completions_are_those_of_this_command_line() {
 }
 
 #[test]
+fn the_comparison_is_what_its_figures_give() {
+    let plot = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/bench/plot");
+    let check = Command::new(plot).arg("--check").output();
+    let check =
+        check.unwrap_or_else(|err| panic!("{plot}: {err}: apt-get install python3 (tests/run does it)"));
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
 fn the_version_is_in_the_changelog() {
     assert!(read("CHANGELOG.md").contains(&format!("[{}]", env!("CARGO_PKG_VERSION"))));
 }
