@@ -70,7 +70,7 @@ impl Spares {
     }
 
     /// Sends the request on the oldest that is alive. One that is still connecting is waited for, since it has a head
-    /// start.
+    /// start, but not for longer than a handshake takes.
     pub(super) async fn ask(&self, loops: &Loops, request: &[u8], deadline: Instant) -> Option<Asked> {
         if self.shared.most == 0 {
             return None;
@@ -107,14 +107,12 @@ impl Spares {
             // Begun when none of ours could have come back.
             ticket = register(loops, SockRef::from(&socket), addr).map_err(io::Error::other)?;
         }
-        let found = send_if_alive(&socket, request);
-        let up_by = begun.checked_add(LONGEST_HANDSHAKE).unwrap_or(begun);
-        let (stream, sent) = match found {
+        let (stream, sent) = match send_if_alive(&socket, request) {
             Found::Dead(err) => return Err(err),
             Found::Connected { sent } => (TcpStream::from_std(socket.into())?, sent),
-            Found::Connecting if up_by <= Instant::now() => return Err(io::ErrorKind::TimedOut.into()),
             Found::Connecting => {
                 self.shared.lock().missed();
+                let up_by = begun.checked_add(LONGEST_HANDSHAKE).unwrap_or(begun);
                 let stream = TcpStream::from_std(socket.into())?;
                 timeout_at(up_by.min(deadline), connect::established(&stream)).await??;
                 (stream, 0)
