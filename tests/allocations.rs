@@ -61,8 +61,8 @@ const LEFT_AGAIN: usize = 32 * 1024;
 
 /// Allocations of a short connection through an upstream, and of one that goes directly: a hello goes up, a kilobyte
 /// comes down, the server closes. Both limits are what it takes, rounded up.
-const ALLOCATIONS_TUNNELLED: usize = 22;
-const ALLOCATIONS_DIRECT: usize = 16;
+const ALLOCATIONS_TUNNELLED: usize = 24;
+const ALLOCATIONS_DIRECT: usize = 18;
 const CONNECTIONS: usize = 300;
 
 /// Allocations while much is moved through one connection, however much it is: pipes, and what a slow reader leaves.

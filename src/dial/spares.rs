@@ -68,7 +68,7 @@ impl Spares {
     }
 
     /// Sends the request on the oldest that is alive. One that is still connecting is waited for, since it has a head
-    /// start.
+    /// start, but not for longer than a handshake takes.
     pub(super) async fn ask(&self, loops: &Loops, request: &[u8], deadline: Instant) -> Option<Asked> {
         if self.shared.most == 0 {
             return None;
@@ -105,14 +105,12 @@ impl Spares {
             // Begun when none of ours could have come back.
             ticket = register(loops, SockRef::from(&socket), addr).map_err(io::Error::other)?;
         }
-        let found = send_if_alive(&socket, request);
-        let up_by = begun.checked_add(LONGEST_HANDSHAKE).unwrap_or(begun);
-        let (socket, sent) = match found {
+        let (socket, sent) = match send_if_alive(&socket, request) {
             Found::Dead(err) => return Err(err),
             Found::Connected { sent } => (Watched::new(socket.into())?, sent),
-            Found::Connecting if up_by <= Instant::now() => return Err(io::ErrorKind::TimedOut.into()),
             Found::Connecting => {
                 self.shared.lock().missed();
+                let up_by = begun.checked_add(LONGEST_HANDSHAKE).unwrap_or(begun);
                 let socket = Watched::new(socket.into())?;
                 Box::pin(timeout_at(up_by.min(deadline), socket.connected())).await??;
                 (socket, 0)

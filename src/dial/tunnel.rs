@@ -98,40 +98,48 @@ impl Dialler {
         done
     }
 
-    /// Sends what is left of the request, begins the spares that are wanted, and reads the reply.
+    /// Asks, and tells whether the upstream broke it off or we did, at the other end.
     async fn converse(&self, with: Asked, question: &Question<'_>) -> Result<Far, DialError> {
         let Asked { mut far, sent, is_spare } = with;
-        let Question { upstream, request, want_page, deadline } = question;
-        let answer = async {
-            let rest = request.get(sent..).unwrap_or_default();
-            let hung_up = |err| DialError::HungUp { nothing: true, err };
-            far.socket.write_all(rest).await.map_err(hung_up)?;
-            // Now, for it takes nobody's time while the upstream thinks.
-            self.refill(upstream, far.addr);
-            let mut reply = pin!(read_reply(&far.socket, *want_page, *deadline));
-            if is_spare {
-                // A fresh one has to have its turn too.
-                let left = deadline.saturating_duration_since(Instant::now());
-                if let Ok(reply) =
-                    timeout(LONGEST_UNACKNOWLEDGED.min(left.checked_div(2).unwrap_or(left)), &mut reply).await
-                {
-                    return reply;
-                }
-                if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {
-                    return Err(hung_up(io::ErrorKind::TimedOut.into()));
-                }
-            }
-            reply.await
-        };
-        match timeout_at(*deadline, Box::pin(answer)).await.unwrap_or(Err(DialError::ReplyTimeout)) {
+        match self.exchange(&mut far, sent, is_spare, question).await {
             Ok(early) => far.early = early,
-            // Not the upstream broke it off: we did, at the other end.
             Err(_) if far.ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
                 return Err(DialError::Loop { addr: far.addr });
             }
             Err(err) => return Err(err),
         }
         Ok(far)
+    }
+
+    /// Sends what is left of the request, begins the spares that are wanted, and reads the reply; returns what came
+    /// behind it.
+    async fn exchange(
+        &self,
+        far: &mut Far,
+        sent: usize,
+        is_spare: bool,
+        question: &Question<'_>,
+    ) -> Result<Vec<u8>, DialError> {
+        let Question { upstream, ref request, want_page, deadline } = *question;
+        let rest = request.get(sent..).unwrap_or_default();
+        let hung_up = |err| DialError::HungUp { nothing: true, err };
+        let written = timeout_at(deadline, far.socket.write_all(rest)).await;
+        written.map_err(|_| DialError::ReplyTimeout)?.map_err(hung_up)?;
+        // Now, for it takes nobody's time while the upstream thinks.
+        self.refill(upstream, far.addr);
+        let mut reply = pin!(read_reply(&far.socket, want_page, deadline));
+        if is_spare {
+            // A fresh one has to have its turn too.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let patience = LONGEST_UNACKNOWLEDGED.min(left.checked_div(2).unwrap_or(left));
+            if let Ok(reply) = timeout(patience, &mut reply).await {
+                return reply;
+            }
+            if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {
+                return Err(hung_up(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        timeout_at(deadline, reply).await.unwrap_or(Err(DialError::ReplyTimeout))
     }
 
     /// Begins spares to where the upstream was just reached, unless its name leads elsewhere by now.

@@ -28,7 +28,7 @@ fn first_byte(lab: &Lab) -> Duration {
     started.elapsed()
 }
 
-/// The upstream tells it at once to whom it is close: here, the one who asked. So what is measured is the dial alone.
+/// The first bytes come right behind the upstream's reply, so that what is measured is the dial alone.
 #[test]
 fn a_spare_saves_a_round_trip() {
     let lab = Lab::router();
