@@ -101,7 +101,7 @@ impl Dialler {
     /// Asks, and tells whether the upstream broke it off or we did, at the other end.
     async fn converse(&self, with: Asked, question: &Question<'_>) -> Result<Far, DialError> {
         let Asked { mut far, sent, is_spare } = with;
-        match self.exchange(&mut far, sent, is_spare, question).await {
+        match Box::pin(self.exchange(&mut far, sent, is_spare, question)).await {
             Ok(early) => far.early = early,
             Err(_) if far.ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
                 return Err(DialError::Loop { addr: far.addr });

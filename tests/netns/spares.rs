@@ -385,7 +385,8 @@ fn spares_of_a_router_that_come_back_do_not_multiply() {
     }
     comes_to_rest(&daemon);
     let records = daemon.records();
-    assert!(records.len() <= 2 * CLIENTS + 5, "{}", records.len());
+    // One of the client's and one of our own each, and spares that were begun meanwhile.
+    assert!(records.len() <= 3 * CLIENTS, "{}", records.len());
     assert!(records.iter().filter(|r| r["end"] == "loop").count() >= CLIENTS - 1, "{records:?}");
     assert!(proxy.hits() <= 3, "{}", proxy.hits());
     load_nft(lab.router_side(), "nftables/output.nft", &[]);
