@@ -9,6 +9,7 @@ pub use limits::{Limits, LimitsError};
 pub use listen::{ListenError, Listeners, handed_over};
 
 use crate::session::Context;
+use crate::sys;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ impl Server {
     /// # Errors
     /// A thread or a runtime could not be started.
     pub fn start(ctx: &Arc<Context>, listeners: Listeners, max_connections: usize) -> io::Result<Self> {
+        sys::keep_little_memory();
         let stop = CancellationToken::new();
         let cut = CancellationToken::new();
         let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));

@@ -135,13 +135,34 @@ pub(crate) fn pipe_size(pipe: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Has the allocator give back to the system what it keeps for later (malloc_trim(3)): it would keep the memory of the
-/// busiest moment for good. It takes a moment, by the megabyte.
+/// busiest moment for good. It takes a moment, by the megabyte. What is free at the top of an area is left out of that;
+/// only a thread that uses the area gives it back, when it frees a large block there.
 pub(crate) fn give_memory_back() {
     // Other C libraries have no such thing.
     #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim takes no pointer, and may be called by any thread at any time (MT-Safe, malloc_trim(3)).
+    // SAFETY: malloc_trim takes no pointer, and may be called by any thread at any time (MT-Safe, malloc_trim(3)); what
+    // malloc returns is freed once, and free takes null too.
     unsafe {
         libc::malloc_trim(0);
+        libc::free(libc::malloc(LARGE_BLOCK));
+    }
+}
+
+/// More than what has the allocator look at the top (64 KiB), less than what is mapped by itself (128 KiB).
+#[cfg(target_env = "gnu")]
+const LARGE_BLOCK: usize = 96 * 1024;
+
+/// How much free memory at the top of each of its areas the allocator may keep.
+#[cfg(target_env = "gnu")]
+const KEPT_AT_THE_TOP: libc::c_int = 512 * 1024;
+
+/// Keeps the allocator from learning to keep more: what one large block was once freed from would set the measure
+/// (mallopt(3), `M_TRIM_THRESHOLD`), and [giving back](give_memory_back) leaves out what is at the top.
+pub(crate) fn keep_little_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes no pointer (mallopt(3)).
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_AT_THE_TOP);
     }
 }
 
