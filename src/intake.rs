@@ -45,14 +45,16 @@ pub async fn sniff(
     let mut first = Vec::new();
     let mut looks_like = Protocol::Unknown;
     let mut looks: u32 = 1;
-    let early = client.read_onto(&mut first, max_bytes.min(FIRST_READ));
-    let early = if matches!(&early, Ok(1..)) { Some(inspect(&first)) } else { None };
+    match client.read_onto(&mut first, max_bytes.min(FIRST_READ)) {
+        Err(err) if err.kind() != io::ErrorKind::WouldBlock => return Err(IntakeError::ClientGone(err)),
+        // Nothing yet, or the end of data, which the next read tells again. (An error is told once.)
+        Err(_) | Ok(_) => {}
+    }
+    let early = inspect(&first);
     let client = client.watch().map_err(IntakeError::NotWatched)?;
-    // Whatever else the first read told, an error or the end of data, the next one tells again.
     match early {
-        Some(Progress::Done(sniffed)) => return Ok((client, Intake { sniffed, first })),
-        Some(Progress::NeedMore(protocol)) => looks_like = protocol,
-        None => {}
+        Progress::Done(sniffed) => return Ok((client, Intake { sniffed, first })),
+        Progress::NeedMore(protocol) => looks_like = protocol,
     }
     let why = loop {
         if first.len() >= max_bytes {

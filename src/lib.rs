@@ -23,7 +23,7 @@ pub mod cli;
 pub mod settings;
 
 // Edges: the system and the network, one subject each.
-pub mod alarm;
+mod alarm;
 pub mod dial;
 pub mod intake;
 pub mod log;

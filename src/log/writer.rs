@@ -29,7 +29,7 @@ pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write,
     let mut ended = false;
     while !ended {
         let Ok(first) = entries.recv() else { return };
-        if !matches!(first, Entry::End) {
+        if is_worth_a_wait(&first, queue.waiting.load(Ordering::Acquire)) {
             std::thread::park_timeout(GATHER);
         }
         let mut taken: usize = 0;
@@ -52,6 +52,12 @@ pub(super) fn run(entries: &Receiver<Entry>, queue: &Queue, mut out: impl Write,
         queue.waiting.fetch_sub(taken, Ordering::AcqRel);
         queue.drained.notify_waiters();
     }
+}
+
+/// Whether more should come before anything is written. Where many wait already the next batch is full as it is, and
+/// nobody would wake this thread for them: whoever fills the first batch does, once.
+const fn is_worth_a_wait(first: &Entry, waiting: usize) -> bool {
+    !matches!(first, Entry::End) && waiting < super::BATCH
 }
 
 impl Form {
@@ -157,6 +163,15 @@ mod tests {
         let mut out = Reluctant(Vec::new(), false);
         write_out(&mut out, b"one line\n").unwrap();
         assert_eq!(out.0, b"one line\n");
+    }
+
+    #[test]
+    fn what_is_left_of_many_does_not_wait() {
+        let line = Entry::Line(Vec::new());
+        assert!(is_worth_a_wait(&line, 1) && is_worth_a_wait(&line, super::super::BATCH - 1));
+        // Else a queue that once grew longer than a batch would be written a batch at a time, and accepting would pause.
+        assert!(!is_worth_a_wait(&line, super::super::BATCH));
+        assert!(!is_worth_a_wait(&Entry::End, 1));
     }
 
     #[test]
