@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How late an alarm may be.
-pub const COARSE: Duration = Duration::from_millis(250);
+const COARSE: Duration = Duration::from_millis(250);
 
 /// So many looks at an empty list, and the looking ends: connections come and go, and to begin it again costs more.
 const QUIET: u32 = 4;
@@ -60,14 +60,14 @@ impl Alarms {
 
 /// A timer of the worker's thread that it was set on, where it has to stay.
 #[derive(Debug, Default)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     /// One more than the slot's; u32 for the room that every connection has for it.
     number: Option<NonZeroU32>,
 }
 
 impl Alarm {
     /// Rings at `due` or up to [`COARSE`] later, and not when it was set to before. To be called within a runtime.
-    pub fn set(&mut self, due: Instant, waker: &Waker) {
+    pub(crate) fn set(&mut self, due: Instant, waker: &Waker) {
         let slot = Slot { due, waker: Some(waker.clone()) };
         let begin = ALARMS.with_borrow_mut(|alarms| {
             let number = self.number.or_else(|| alarms.free.pop());
@@ -85,7 +85,7 @@ impl Alarm {
     }
 
     /// Ready when it has rung, until it is set anew; pending for ever if it was never set.
-    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(number) = self.number else { return Poll::Pending };
         ALARMS.with_borrow_mut(|alarms| match alarms.slot(number).map(|slot| &mut slot.waker) {
             Some(Some(waker)) => {

@@ -1,6 +1,6 @@
 //! Sniffing a live socket: reading until the answer is known, the deadline is there or the budget is used up.
 
-use crate::sniff::{NoHost, Progress, Protocol, Sniffed, inspect};
+use crate::sniff::{NoHost, Progress, Sniffed, inspect};
 use crate::socket::{Fresh, Socket};
 use std::io;
 use std::time::Duration;
@@ -43,7 +43,6 @@ pub async fn sniff(
     max_bytes: usize,
 ) -> Result<(Socket, Intake), IntakeError> {
     let mut first = Vec::new();
-    let mut looks_like = Protocol::Unknown;
     let mut looks: u32 = 1;
     match client.read_onto(&mut first, max_bytes.min(FIRST_READ)) {
         Err(err) if err.kind() != io::ErrorKind::WouldBlock => return Err(IntakeError::ClientGone(err)),
@@ -52,10 +51,10 @@ pub async fn sniff(
     }
     let early = inspect(&first);
     let client = client.watch().map_err(IntakeError::NotWatched)?;
-    match early {
+    let mut looks_like = match early {
         Progress::Done(sniffed) => return Ok((client, Intake { sniffed, first })),
-        Progress::NeedMore(protocol) => looks_like = protocol,
-    }
+        Progress::NeedMore(protocol) => protocol,
+    };
     let why = loop {
         if first.len() >= max_bytes {
             break NoHost::OverBudget;
@@ -81,4 +80,58 @@ pub async fn sniff(
     let head_request = first.trim_ascii_start().starts_with(b"HEAD ");
     let sniffed = Sniffed { head_request, ..Sniffed::none(looks_like, why) };
     Ok((client, Intake { sniffed, first }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    /// A client that said this and then did that, and the connection to it.
+    fn client(says: &[u8], resets: bool) -> (Option<TcpStream>, Fresh) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        io::Write::write_all(&mut client, says).unwrap();
+        if resets {
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+            return (None, Fresh::new(accepted));
+        }
+        (Some(client), Fresh::new(accepted))
+    }
+
+    fn soon() -> Instant {
+        Instant::now().checked_add(Duration::from_millis(50)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_is_there_before_the_first_read_is_told() {
+        let (_, fresh) = client(b"", true);
+        assert!(matches!(sniff(fresh, soon(), 8192).await, Err(IntakeError::ClientGone(_))));
+    }
+
+    #[tokio::test]
+    async fn the_first_read_counts_and_is_not_the_last() {
+        let (_client, fresh) = client(b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n", false);
+        let (_, intake) = sniff(fresh, soon(), 8192).await.unwrap();
+        assert_eq!(intake.sniffed.host.unwrap().as_str(), "www.example.com");
+
+        let (client, fresh) = client(b"GET / HTTP/1.1\r\nHost: www.", false);
+        let rest = async {
+            tokio::task::yield_now().await;
+            io::Write::write_all(&mut client.as_ref().unwrap(), b"example.com\r\n\r\n").unwrap();
+        };
+        let (sniffed, ()) = tokio::join!(sniff(fresh, soon(), 8192), rest);
+        assert_eq!(sniffed.unwrap().1.sniffed.host.unwrap().as_str(), "www.example.com");
+    }
+
+    #[tokio::test]
+    async fn silence_and_an_end_of_data_are_answers() {
+        let (_client, fresh) = client(b"", false);
+        assert_eq!(sniff(fresh, soon(), 8192).await.unwrap().1.sniffed.host, Err(NoHost::Silent));
+        let (ends, fresh) = client(b"", false);
+        drop(ends);
+        assert_eq!(sniff(fresh, soon(), 8192).await.unwrap().1.sniffed.host, Err(NoHost::Ended));
+    }
 }
