@@ -10,11 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use wayleave::cli::Cli;
-use wayleave::dial::{Dialler, Spares};
 use wayleave::log::{self, Log, under_journald};
-use wayleave::netfilter::{Loops, OwnAddrs};
-use wayleave::relay::Timeouts;
-use wayleave::resolve::Resolver;
 use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::Context;
 use wayleave::settings::{Process, Settings, unknown_variables};
@@ -108,37 +104,16 @@ async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListen
     };
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
-    let ctx = Arc::new(context(settings, log)?);
+    let ctx = Context::new(settings, log).map_err(|err| {
+        format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
+    })?;
+    let ctx = Arc::new(ctx);
     let server = Server::start(&ctx, listeners, limits.connections).map_err(|err| {
         format!("cannot start the workers ({err}): raise TasksMax= or ulimit -u, or lower --workers")
     })?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
     watch(cli, &ctx, server, signals, drain_timeout).await
-}
-
-fn context(settings: Settings, log: Log) -> Result<Context, Box<dyn std::error::Error>> {
-    let own = OwnAddrs::new().map_err(|err| {
-        format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
-    })?;
-    Ok(Context {
-        policy: Arc::new(settings.policy).into(),
-        dialler: Dialler {
-            resolver: Resolver::new(tokio::runtime::Handle::current()),
-            own,
-            loops: Loops::default(),
-            upstream: settings.upstream,
-            direct_to: settings.direct_to,
-            upstream_at: None.into(),
-            spares: Spares::new(tokio::runtime::Handle::current(), settings.upstream_spares),
-        },
-        sniff: settings.sniff,
-        no_sniff_ports: settings.no_sniff_ports,
-        dial_timeout: settings.dial_timeout,
-        timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
-        log,
-        open: wayleave::session::Registry::new(settings.max_per_client),
-    })
 }
 
 fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {

@@ -7,21 +7,24 @@ mod report;
 pub use open::{Open, Registry};
 
 use crate::addr::ClientAddr;
-use crate::dial::{DialError, Dialler, Far};
+use crate::dial::{DialError, Dialler, Far, Spares};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
-use crate::netfilter::{self, Accepted, Dialled, Repeat};
+use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
 use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
-use crate::settings::SniffLimits;
+use crate::resolve::Resolver;
+use crate::settings::{Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
 use report::Report;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -44,6 +47,34 @@ pub struct Context {
     pub log: Log,
     /// The connections that are open.
     pub open: Registry,
+}
+
+impl Context {
+    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up.
+    ///
+    /// # Errors
+    /// This machine's addresses cannot be read (getifaddrs(3)).
+    pub fn new(settings: Settings, log: Log) -> io::Result<Self> {
+        let runtime = Handle::current();
+        Ok(Self {
+            policy: Arc::new(settings.policy).into(),
+            dialler: Dialler {
+                resolver: Resolver::new(runtime.clone()),
+                own: OwnAddrs::new()?,
+                loops: Loops::default(),
+                upstream: settings.upstream,
+                direct_to: settings.direct_to,
+                upstream_at: None.into(),
+                spares: Spares::new(runtime, settings.upstream_spares),
+            },
+            sniff: settings.sniff,
+            no_sniff_ports: settings.no_sniff_ports,
+            dial_timeout: settings.dial_timeout,
+            timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
+            log,
+            open: Registry::new(settings.max_per_client),
+        })
+    }
 }
 
 /// Carries one connection, and leaves its record behind, also if it is dropped on the way. The permit is held until

@@ -25,13 +25,9 @@ use std::{env, io, thread};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use wayleave::cli::Cli;
-use wayleave::dial::{Dialler, Spares};
 use wayleave::log::{self, Log};
-use wayleave::netfilter::{Loops, OwnAddrs};
-use wayleave::relay::Timeouts;
-use wayleave::resolve::Resolver;
 use wayleave::server::{Limits, Listeners, Server};
-use wayleave::session::{Context, Registry};
+use wayleave::session::Context;
 use wayleave::settings::{Process as Environment, Settings};
 
 use hello::Message;
@@ -168,31 +164,9 @@ fn counted_server() {
         let workers = settings.workers.unwrap().get();
         let limits = Limits::raise(settings.max_connections, workers, settings.upstream_spares).unwrap();
         let listeners = Listeners::bind(&settings.listen, workers).unwrap();
-        let ctx = Arc::new(context(settings, log));
+        let ctx = Arc::new(Context::new(settings, log).unwrap());
         Server::start(&ctx, listeners, limits.connections).unwrap().finished().await;
     });
-}
-
-/// As the daemon does it.
-fn context(settings: Settings, log: Log) -> Context {
-    Context {
-        policy: Arc::new(settings.policy).into(),
-        dialler: Dialler {
-            resolver: Resolver::new(tokio::runtime::Handle::current()),
-            own: OwnAddrs::new().unwrap(),
-            loops: Loops::default(),
-            upstream: settings.upstream,
-            direct_to: settings.direct_to,
-            upstream_at: None.into(),
-            spares: Spares::new(tokio::runtime::Handle::current(), settings.upstream_spares),
-        },
-        sniff: settings.sniff,
-        no_sniff_ports: settings.no_sniff_ports,
-        dial_timeout: settings.dial_timeout,
-        timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
-        log,
-        open: Registry::new(None),
-    }
 }
 
 /// What every server here is told.
