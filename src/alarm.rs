@@ -84,6 +84,11 @@ impl Alarm {
         }
     }
 
+    /// Whether it was ever set.
+    pub(crate) const fn is_set(&self) -> bool {
+        self.number.is_some()
+    }
+
     /// Ready when it has rung, until it is set anew; pending for ever if it was never set.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(number) = self.number else { return Poll::Pending };

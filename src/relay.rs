@@ -141,7 +141,6 @@ pub struct Relay<'a> {
     /// this, so none has room for it.
     finished: Option<Watch<'a>>,
     first_to_finish: Option<Side>,
-    is_set: bool,
     kept_alive: bool,
 }
 
@@ -153,8 +152,7 @@ impl Future for Relay<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let relay = self.get_mut();
-        if !relay.is_set {
-            relay.is_set = true;
+        if !relay.alarm.is_set() {
             let shortest = relay.timeouts.half_closed().min(LOOK_AFTER);
             relay.alarm.set(relay.clock.silent_until(shortest), cx.waker());
         }
@@ -200,7 +198,6 @@ impl<'a> Relay<'a> {
             alarm: Alarm::default(),
             finished: None,
             first_to_finish: None,
-            is_set: false,
             kept_alive: false,
         }
     }
@@ -295,8 +292,7 @@ impl<'a> Relay<'a> {
 }
 
 /// When a relay first looks at the clock, which is when the far side gets its keepalive; and how often it looks whether a
-/// side is gone while the other takes nothing. Not sooner than the default of the dial timeout: a timer that is later
-/// than the one before it costs nothing to set.
+/// side is gone while the other takes nothing.
 const LOOK_AFTER: Duration = Duration::from_secs(30);
 
 /// How long a reset may be held back for what was received before it.

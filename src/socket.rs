@@ -14,7 +14,7 @@ use crate::sys;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -96,9 +96,7 @@ impl Fresh {
     /// Those of recv(2); `WouldBlock` if there is nothing yet.
     pub fn read_onto(&mut self, all: &mut Vec<u8>, at_most: usize) -> io::Result<usize> {
         let stream = self.0.as_mut().ok_or(ErrorKind::NotConnected)?;
-        scratch::with(|buffer| {
-            let room = buffer.len().min(at_most);
-            let buffer = buffer.get_mut(..room).unwrap_or_default();
+        scratch::with(at_most, |buffer| {
             let octets = stream.read(buffer)?;
             all.extend_from_slice(buffer.get(..octets).unwrap_or_default());
             Ok(octets)
@@ -127,8 +125,8 @@ fn reset_on_close(socket: SockRef<'_>) {
     let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
-/// A connection that is reset when it is dropped, unless it is to be [closed in order](Self::close_in_order). So a relay that is cut
-/// short, whether by a timeout, a signal or a panic, never looks like a complete one to either side.
+/// A connection that is reset when it is dropped, unless it is to be [closed in order](Self::close_in_order). So a relay
+/// that is cut short, whether by a timeout, a signal or a panic, never looks like a complete one to either side.
 #[derive(Debug)]
 pub struct Socket {
     watched: AsyncFd<TcpStream>,
@@ -153,14 +151,6 @@ impl Socket {
     /// For options.
     pub fn options(&self) -> SockRef<'_> {
         SockRef::from(self.watched.get_ref())
-    }
-
-    /// Our own end's address.
-    ///
-    /// # Errors
-    /// Those of getsockname(2).
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.watched.get_ref().local_addr()
     }
 
     /// Waits until a connection that was begun is there, or has failed. Whether it worked is asked only if the kernel
@@ -202,7 +192,7 @@ impl Socket {
     }
 
     /// A read took less than it could have: so there is no more, if no sign speaks against it.
-    pub fn is_drained(&self) {
+    pub fn mark_drained(&self) {
         let known = self.poll_readable(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(Ok((mut ready, signs))) = known
             && !signs.is_priority()
@@ -237,9 +227,7 @@ impl Socket {
     /// Those of recv(2).
     pub async fn read_onto(&self, all: &mut Vec<u8>, at_most: usize) -> io::Result<usize> {
         poll_fn(|cx| {
-            scratch::with(|buffer| {
-                let room = buffer.len().min(at_most);
-                let buffer = buffer.get_mut(..room).unwrap_or_default();
+            scratch::with(at_most, |buffer| {
                 let octets = ready!(self.poll_read(cx, buffer))?.octets;
                 all.extend_from_slice(buffer.get(..octets).unwrap_or_default());
                 Poll::Ready(Ok(octets))
@@ -269,13 +257,13 @@ impl Socket {
         let flags = flags | libc::MSG_NOSIGNAL;
         let sent = self.try_io(Interest::WRITABLE, || self.options().send_with_flags(octets, flags))?;
         if sent < octets.len() {
-            self.is_full();
+            self.mark_full();
         }
         Ok(sent)
     }
 
     /// The socket took less than there was, so the runtime is told that it is full, which spares asking it.
-    pub fn is_full(&self) {
+    pub fn mark_full(&self) {
         let _ = self.try_io(Interest::WRITABLE, || Err::<(), _>(ErrorKind::WouldBlock.into()));
     }
 

@@ -200,7 +200,7 @@ impl Half {
 
     /// Reads once and writes once, by way of the worker's buffer.
     fn step(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Step {
-        scratch::with(|buffer| {
+        scratch::with(usize::MAX, |buffer| {
             let got = match ends.src.poll_read(cx, buffer) {
                 Poll::Pending => return Step::Dry,
                 Poll::Ready(Ok(got)) if got.octets == 0 => return Step::Finished,

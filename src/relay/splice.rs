@@ -159,7 +159,7 @@ impl Pipe {
                 // Full segments fill more than a third of each page.
                 let more = octets >= at_once.min(self.size / 4);
                 if !more {
-                    src.is_drained();
+                    src.mark_drained();
                 }
                 Ok(Fill::Filled { octets, more })
             }
@@ -193,7 +193,7 @@ impl Pipe {
             dst.try_io(Interest::WRITABLE, || sys::splice(self.read.as_fd(), dst.as_fd(), self.held))?;
         self.held = self.held.saturating_sub(spliced);
         if self.held > 0 {
-            dst.is_full();
+            dst.mark_full();
         }
         Ok(spliced)
     }
