@@ -41,6 +41,12 @@ impl OriginalDst {
         Self(unmapped(addr))
     }
 
+    /// An address that somebody asks about; no connection has it.
+    #[must_use]
+    pub fn supposed(addr: SocketAddr) -> Self {
+        Self(unmapped(addr))
+    }
+
     /// The plain address.
     #[must_use]
     pub const fn get(self) -> SocketAddr {

@@ -1,5 +1,7 @@
 //! The daemon: reads what was asked for, starts the workers, waits for signals.
 
+mod commands;
+
 use clap::CommandFactory;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -9,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
-use wayleave::cli::Cli;
+use wayleave::cli::{Cli, Command, Flags};
 use wayleave::log::{self, Log, under_journald};
 use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::Context;
@@ -42,7 +44,12 @@ fn main() -> ExitCode {
             ExitCode::from(FAILED)
         };
     }
-    let settings = match Settings::read(&cli, &Process) {
+    match &cli.command {
+        Some(Command::Check(flags)) => return commands::check::check(flags),
+        Some(Command::Explain(asked)) => return commands::explain::explain(asked),
+        None => {}
+    }
+    let settings = match Settings::read(&cli.flags, &Process) {
         Ok(settings) => settings,
         Err(err) => return complain(&err, err.exit_code()),
     };
@@ -54,7 +61,7 @@ fn main() -> ExitCode {
         Ok(listeners) => listeners,
         Err(err) => return complain(&err, BAD_CONFIGURATION),
     };
-    match run(&cli, settings, filter, &handed_over) {
+    match run(&cli.flags, settings, filter, &handed_over) {
         (Ok(()), _) => ExitCode::SUCCESS,
         (Err(err), true) => complain(&err, FAILED),
         // Where nobody reads the log, nobody would read this, and to write it would wait for ever.
@@ -71,7 +78,7 @@ fn complain(err: &dyn std::fmt::Display, code: u8) -> ExitCode {
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Runs to the end; also tells whether the log was written out.
-fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListener]) -> (Outcome, bool) {
+fn run(cli: &Flags, settings: Settings, filter: EnvFilter, handed_over: &[TcpListener]) -> (Outcome, bool) {
     let timestamps = !under_journald();
     let format = settings.log_format;
     let (log, writer) = match Log::start(io::stderr(), format, timestamps) {
@@ -93,7 +100,7 @@ fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListe
     (outcome, writer.finish(LAST_WORDS))
 }
 
-async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
+async fn serve(cli: &Flags, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
@@ -146,7 +153,7 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
 
 /// Until a signal, and then until the open connections are finished or cut.
 async fn watch(
-    cli: &Cli,
+    cli: &Flags,
     ctx: &Arc<Context>,
     mut server: Server,
     mut signals: Signals,
@@ -202,7 +209,7 @@ async fn until(at: Option<Instant>) {
 
 /// HUP: reads everything again and takes the policy over, all of it or nothing. On a thread of its own, for a file may
 /// be on a file system that hangs; while it does, another HUP changes nothing.
-fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
+fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     if reloading.swap(true, Ordering::AcqRel) {
         tracing::warn!("the policy is still being read");
         return;
@@ -211,9 +218,9 @@ fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     let started = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
         match Settings::read(&cli, &Process) {
             Ok(settings) => {
-                let said = settings.policy.to_string();
-                ctx.policy.store(Arc::new(settings.policy));
-                tracing::info!("policy read again: {said}");
+                let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
+                ctx.policy.store(Arc::clone(&new));
+                tracing::info!("policy read again: {new}; {}", old.changes(&new));
             }
             Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }

@@ -6,6 +6,7 @@ use crate::sniff::{NoHost, Protocol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,6 +178,11 @@ impl Known {
         self.decision.and_then(|decision| decision.route()).map(Route::word)
     }
 
+    /// Of the policy file.
+    fn line(&self) -> Option<NonZeroU32> {
+        self.decision.and_then(|decision| decision.rule.line())
+    }
+
     fn rule(&self) -> Option<String> {
         self.decision.map(|d| d.rule.display(self.host.as_ref().ok()).to_string())
     }
@@ -214,6 +220,9 @@ impl fmt::Display for Record {
         }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             write!(f, " decision={decision} rule={rule}")?;
+            if let Some(line) = known.line() {
+                write!(f, " line={line}")?;
+            }
         }
         if let Some(route) = known.route_word() {
             write!(f, " route={route}")?;
@@ -268,6 +277,9 @@ impl Record {
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             map.serialize_entry("decision", decision)?;
             map.serialize_entry("rule", &rule)?;
+            if let Some(line) = known.line() {
+                map.serialize_entry("line", &line)?;
+            }
         }
         if let Some(route) = known.route_word() {
             map.serialize_entry("route", route)?;

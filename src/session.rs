@@ -170,7 +170,7 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
         Err(why) => tracing::debug!("{peer}: no host: {why}, {} octets", first.len()),
     }
 
-    let query = Query { host: sniffed.host.as_ref().ok(), dst };
+    let query = Query { client: peer, host: sniffed.host.as_ref().ok(), dst };
     let decision = ctx.policy.load().decide(&query);
     report.decided(decision);
     if decision.is_denied() {
