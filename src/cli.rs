@@ -82,6 +82,9 @@ pub struct PolicyArgs {
     /// Direct, by a host rule: resolved, strict or original [default: resolved]
     #[arg(long, value_name = "MODE")]
     pub direct_to: Option<String>,
+    /// TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]
+    #[arg(long, value_name = "VERDICT")]
+    pub ech: Option<String>,
 }
 
 /// The way on.

@@ -102,6 +102,9 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The connection is refused for its encrypted name, whatever the rules would say.
+    pub const ECH_DENIED: Self = Self { action: Action::Deny, rule: Rule::Ech };
+
     /// The connection is refused.
     #[must_use]
     pub const fn is_denied(&self) -> bool {
@@ -156,6 +159,8 @@ impl List {
 pub enum Rule {
     /// No rule matched.
     Default,
+    /// No rule was asked: the hello has an encrypted name (ECH), and such are refused.
+    Ech,
     /// A host pattern.
     Host {
         /// Its list.
@@ -197,6 +202,7 @@ impl fmt::Display for RuleText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.rule {
             Rule::Default => f.write_str("default"),
+            Rule::Ech => f.write_str("ech"),
             Rule::Host { list, kind, offset, port } => {
                 let name = self.host.and_then(|h| h.as_str().get(usize::from(offset)..)).unwrap_or("?");
                 write!(f, "{}:", list.word())?;

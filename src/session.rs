@@ -15,7 +15,7 @@ use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::resolve::Resolver;
-use crate::settings::{Settings, SniffLimits};
+use crate::settings::{Ech, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
@@ -33,6 +33,8 @@ use tokio::time::Instant;
 pub struct Context {
     /// Who may go where; replaced whole at HUP. Each connection is decided once, by the one that is there then.
     pub policy: ArcSwap<Policy>,
+    /// What becomes of connections whose hello has an encrypted name.
+    pub ech: Ech,
     /// The way on.
     pub dialler: Dialler,
     /// None: no sniffing.
@@ -58,6 +60,7 @@ impl Context {
         let runtime = Handle::current();
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
+            ech: settings.ech,
             dialler: Dialler {
                 resolver: Resolver::new(runtime.clone()),
                 own: OwnAddrs::new()?,
@@ -74,6 +77,14 @@ impl Context {
             log,
             open: Registry::new(settings.max_per_client),
         })
+    }
+
+    /// What becomes of a connection, as things are now.
+    fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
+        match self.ech {
+            Ech::Deny if ech => Decision::ECH_DENIED,
+            Ech::Deny | Ech::Allow => self.policy.load().decide(query),
+        }
     }
 }
 
@@ -171,10 +182,11 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     }
 
     let query = Query { host: sniffed.host.as_ref().ok(), dst };
-    let decision = ctx.policy.load().decide(&query);
+    let decision = ctx.decide(&query, sniffed.ech);
     report.decided(decision);
     if decision.is_denied() {
-        return Err(Box::pin(refuse::denied(client, &sniffed, dst)).await);
+        let why = refuse::reason(&decision, &sniffed);
+        return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
     }
     // Silent clients are all alike, and say nothing of where they come from.
     let repeat = match !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {

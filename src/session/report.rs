@@ -33,6 +33,7 @@ impl Report {
         known.sniff = Some(self.open.meters.since.elapsed());
         known.protocol = sniffed.protocol;
         known.host.clone_from(&sniffed.host);
+        known.ech = sniffed.ech;
     }
 
     pub(super) fn decided(&self, decision: Decision) {
