@@ -55,7 +55,8 @@ fn run(folder: &str) -> Tally {
     let mut tally = Tally::default();
     for row in manifest.lines().skip(1) {
         let columns: Vec<_> = row.split('\t').collect();
-        let (file, accept, verdict, note): (_, _, _, &str) = (columns[0], columns[1], columns[2], columns.last().unwrap());
+        let (file, accept, verdict, note): (_, _, _, &str) =
+            (columns[0], columns[1], columns[2], columns.last().unwrap());
         let bytes =
             Bytes::new(&fs::read(dir.join(file)).unwrap_or_else(|why| panic!("{folder}/{file}: {why}")));
 

@@ -83,7 +83,8 @@ fn has_ech(extensions: &[Extension]) -> bool {
 /// up (RFC 9849 sections 5 and 6.2); or anything at all.
 fn ech_payload() -> impl Strategy<Value = Vec<u8>> {
     let octets = |len| proptest::collection::vec(any::<u8>(), len);
-    let outer = (octets(1..2), octets(32..33), (144..320_usize).prop_flat_map(move |len| octets(len..len + 1)));
+    let outer =
+        (octets(1..2), octets(32..33), (144..320_usize).prop_flat_map(move |len| octets(len..len + 1)));
     let outer = outer.prop_map(|(config, key, payload)| {
         let len = u16::try_from(payload.len()).unwrap().to_be_bytes();
         [&[0, 0, 1, 0, 1][..], &config, &[0, 32], &key, &len, &payload].concat()
