@@ -85,6 +85,9 @@ pub struct PolicyArgs {
     /// TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]
     #[arg(long, value_name = "VERDICT")]
     pub ech: Option<String>,
+    /// At HUP, also close open connections that the new policy denies
+    #[arg(long)]
+    pub recheck: bool,
 }
 
 /// The way on.

@@ -214,6 +214,9 @@ fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
                 let said = settings.policy.to_string();
                 ctx.policy.store(Arc::new(settings.policy));
                 tracing::info!("policy read again: {said}");
+                if let Some(rechecked) = ctx.recheck() {
+                    tracing::info!("{rechecked}");
+                }
             }
             Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }

@@ -1,12 +1,15 @@
 //! One connection, from accept to record.
 
 mod open;
+mod recheck;
 mod refuse;
 mod report;
 
 pub use open::{Open, Registry};
+pub use recheck::Rechecked;
 
 use crate::addr::ClientAddr;
+use crate::alarm::Alarm;
 use crate::dial::{DialError, Dialler, Far, Spares};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
@@ -19,10 +22,12 @@ use crate::settings::{Ech, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
+use recheck::CALLED_OFF;
 use report::Report;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -35,6 +40,8 @@ pub struct Context {
     pub policy: ArcSwap<Policy>,
     /// What becomes of connections whose hello has an encrypted name.
     pub ech: Ech,
+    /// Open connections are held against each policy that is read again.
+    pub recheck: bool,
     /// The way on.
     pub dialler: Dialler,
     /// None: no sniffing.
@@ -61,6 +68,7 @@ impl Context {
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
             ech: settings.ech,
+            recheck: settings.recheck,
             dialler: Dialler {
                 resolver: Resolver::new(runtime.clone()),
                 own: OwnAddrs::new()?,
@@ -125,6 +133,10 @@ impl Both<'_> {
                 self.sides.far.close_in_order();
                 return end;
             }
+            Cause::Denied => {
+                report.called_off();
+                return End::because(Cause::Denied, Side::Wayleave, CALLED_OFF);
+            }
             Cause::Reset => Box::pin(relay::deliver(&end, &self.sides)).await,
             _ => {}
         }
@@ -182,8 +194,7 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     }
 
     let query = Query { host: sniffed.host.as_ref().ok(), dst };
-    let decision = ctx.decide(&query, sniffed.ech);
-    report.decided(decision);
+    let decision = report.decide(&query, sniffed.ech);
     if decision.is_denied() {
         let why = refuse::reason(&decision, &sniffed);
         return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
@@ -197,6 +208,10 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
     let dialled = tokio::select! {
         biased;
+        () = called_off(report) => {
+            report.called_off();
+            return Err(Box::pin(refuse::denied(client, &sniffed, dst, CALLED_OFF.to_owned())).await);
+        }
         dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
@@ -234,6 +249,24 @@ async fn sniff(
         }
     }
 }
+
+/// Ready when the connection is called off before it is relayed. A relay sees that by itself.
+async fn called_off(report: &Report) {
+    if !report.ctx.recheck {
+        return std::future::pending().await;
+    }
+    let mut alarm = Alarm::default();
+    std::future::poll_fn(|cx| {
+        // Only to be roused by; and set before it is looked, so that nothing is missed.
+        let now = Instant::now();
+        alarm.set(now.checked_add(LONG).unwrap_or(now), cx.waker());
+        if report.open.meters.is_called_off() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Longer than anybody dials; to be woken meanwhile does no harm.
+const LONG: Duration = Duration::from_secs(3600);
 
 async fn dial(
     ctx: &Context,

@@ -75,6 +75,8 @@ pub struct Settings {
     pub direct_to: DirectTo,
     /// Hellos with an encrypted name.
     pub ech: Ech,
+    /// At HUP, open connections that the new policy denies are closed.
+    pub recheck: bool,
     /// Both directions silent.
     pub idle_timeout: Duration,
     /// One direction finished, the other silent.
@@ -201,6 +203,11 @@ impl Reader<'_> {
         })
     }
 
+    /// A flag that takes no value; its environment variable says true or false.
+    fn switch(&self, flag: &str, typed: bool) -> Result<bool, SettingsError> {
+        Ok(typed || self.parsed(flag, None, values::switch)?.unwrap_or(false))
+    }
+
     fn parsed<T>(
         &self,
         flag: &str,
@@ -267,6 +274,7 @@ impl Settings {
                     _ => Err("write allow or deny".to_owned()),
                 })?
                 .unwrap_or(Ech::Allow),
+            recheck: r.switch("recheck", cli.policy.recheck)?,
             idle_timeout: time("idle-timeout", &carry.idle_timeout, IDLE_TIMEOUT)?,
             half_close_timeout: time(
                 "half-close-timeout",

@@ -2,7 +2,7 @@
 
 use super::{Context, Open};
 use crate::addr::{ClientAddr, OriginalDst};
-use crate::policy::Decision;
+use crate::policy::{Decision, Query};
 use crate::record::{Cause, End, Known, Record, Side};
 use crate::sniff::Sniffed;
 use std::net::SocketAddr;
@@ -36,8 +36,24 @@ impl Report {
         known.ech = sniffed.ech;
     }
 
-    pub(super) fn decided(&self, decision: Decision) {
-        self.open.known().decision = Some(decision);
+    /// What becomes of the connection. Decided under the lock, so that nobody who takes it finds a connection undecided
+    /// that is yet to be let through by a policy that is not there any more: see [`Context::recheck`].
+    pub(super) fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
+        let mut known = self.open.known();
+        let decision = self.ctx.decide(query, ech);
+        known.decision = Some(decision);
+        decision
+    }
+
+    /// The connection is called off: notes what denies it.
+    pub(super) fn called_off(&self) {
+        let mut known = self.open.known();
+        let anew = known.dst.map(|dst| {
+            let query = Query { host: known.host.as_ref().ok(), dst };
+            self.ctx.decide(&query, known.ech)
+        });
+        // Should yet another policy let it through by now, it comes too late.
+        known.decision = anew.filter(Decision::is_denied).or(known.decision);
     }
 
     pub(super) fn upstream(&self, name: &Arc<str>) {
