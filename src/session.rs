@@ -22,7 +22,6 @@ use crate::settings::{Ech, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
-use recheck::CALLED_OFF;
 use report::Report;
 use std::io;
 use std::net::SocketAddr;
@@ -110,7 +109,11 @@ pub fn run(
         // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
         let mut reached = Box::pin(reach(&report, client)).await;
         match &mut reached {
-            Ok(both) => report.finish(both.relay(&report).await),
+            Ok(both) => match both.relay(&report).await {
+                // The only thing that denies a connection by then.
+                End { cause: Cause::Denied, .. } => report.finish(report.called_off()),
+                end => report.finish(end),
+            },
             Err(end) => report.finish(end.clone()),
         }
     }
@@ -132,10 +135,6 @@ impl Both<'_> {
                 self.sides.client.close_in_order();
                 self.sides.far.close_in_order();
                 return end;
-            }
-            Cause::Denied => {
-                report.called_off();
-                return End::because(Cause::Denied, Side::Wayleave, CALLED_OFF);
             }
             Cause::Reset => Box::pin(relay::deliver(&end, &self.sides)).await,
             _ => {}
@@ -209,8 +208,8 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     let dialled = tokio::select! {
         biased;
         () = called_off(report) => {
-            report.called_off();
-            return Err(Box::pin(refuse::denied(client, &sniffed, dst, CALLED_OFF.to_owned())).await);
+            let why = report.called_off().detail.unwrap_or_default().into();
+            return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
         }
         dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),

@@ -1,5 +1,6 @@
 //! What becomes the record: filled in on the way, written when the connection ends, however it does.
 
+use super::recheck::CALLED_OFF;
 use super::{Context, Open};
 use crate::addr::{ClientAddr, OriginalDst};
 use crate::policy::{Decision, Query};
@@ -45,8 +46,8 @@ impl Report {
         decision
     }
 
-    /// The connection is called off: notes what denies it.
-    pub(super) fn called_off(&self) {
+    /// The connection is called off: notes what denies it, and gives the end that it comes to.
+    pub(super) fn called_off(&self) -> End {
         let mut known = self.open.known();
         let anew = known.dst.map(|dst| {
             let query = Query { host: known.host.as_ref().ok(), dst };
@@ -54,6 +55,7 @@ impl Report {
         });
         // Should yet another policy let it through by now, it comes too late.
         known.decision = anew.filter(Decision::is_denied).or(known.decision);
+        End::because(Cause::Denied, Side::Wayleave, CALLED_OFF)
     }
 
     pub(super) fn upstream(&self, name: &Arc<str>) {
