@@ -35,6 +35,7 @@ mod pages;
 mod phases;
 mod policy;
 mod relay;
+mod reload;
 mod replies;
 mod sniffing;
 mod spares;
