@@ -23,7 +23,7 @@ _wayleave() {
 
     case "${cmd}" in
         wayleave)
-            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --allow --allow-file --default --direct --direct-to --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version"
+            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --allow --allow-file --default --direct --direct-to --ech --recheck --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -66,6 +66,10 @@ _wayleave() {
                     return 0
                     ;;
                 --direct-to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ech)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

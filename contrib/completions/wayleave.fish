@@ -8,6 +8,7 @@ complete -c wayleave -l allow-file -d 'Whitelist file, one pattern a line; may b
 complete -c wayleave -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist is given]' -r
 complete -c wayleave -l direct -d 'Let through directly, never through the upstream' -r
 complete -c wayleave -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
 complete -c wayleave -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
 complete -c wayleave -l upstream-credentials -d 'File with user:password for the upstream' -r
 complete -c wayleave -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
@@ -24,5 +25,6 @@ elvish\t''
 fish\t''
 powershell\t''
 zsh\t''"
+complete -c wayleave -l recheck -d 'At HUP, also close open connections that the new policy denies'
 complete -c wayleave -s h -l help -d 'Print help'
 complete -c wayleave -s V -l version -d 'Print version'
