@@ -121,6 +121,12 @@ pub struct PolicyArgs {
     /// Direct, by a host rule: resolved, strict or original [default: resolved]
     #[arg(long, value_name = "MODE")]
     pub direct_to: Option<String>,
+    /// TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]
+    #[arg(long, value_name = "VERDICT")]
+    pub ech: Option<String>,
+    /// At HUP, also close open connections that the new policy denies
+    #[arg(long)]
+    pub recheck: bool,
 }
 
 /// The way on.

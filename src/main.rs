@@ -221,6 +221,9 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
                 let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
                 ctx.policy.store(Arc::clone(&new));
                 tracing::info!("policy read again: {new}; {}", old.changes(&new));
+                if let Some(rechecked) = ctx.recheck() {
+                    tracing::info!("{rechecked}");
+                }
             }
             Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }

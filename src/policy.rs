@@ -135,6 +135,9 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The connection is refused for its encrypted name, whatever the rules would say.
+    pub const ECH_DENIED: Self = Self { action: Action::Deny, rule: Rule::Ech };
+
     fn by_rule(rule: Rule, upstream: bool) -> Self {
         let action = match rule {
             Rule::Given { verb, matched, .. } => match verb {
@@ -143,7 +146,7 @@ impl Decision {
                 Verb::Tunnel => Action::Forward { route: Route::Tunnel, by: matched.by() },
                 Verb::Allow => Action::Forward { route: default_route(upstream), by: matched.by() },
             },
-            Rule::Default => Action::Deny,
+            Rule::Default | Rule::Ech => Action::Deny,
         };
         Self { action, rule }
     }

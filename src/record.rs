@@ -1,7 +1,7 @@
 //! The record: the one thing that every connection leaves behind, however it ended.
 
 use crate::addr::{ClientAddr, Host, OriginalDst};
-use crate::policy::{Decision, Route};
+use crate::policy::{Decision, Query, Route};
 use crate::sniff::{NoHost, Protocol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::{self, Write as _};
@@ -141,6 +141,8 @@ pub struct Known {
     pub protocol: Protocol,
     /// The host, or why there is none.
     pub host: Result<Host, NoHost>,
+    /// Their hello has an encrypted name besides, or pretends to (ECH).
+    pub ech: bool,
     /// What the policy said; none if it was not asked.
     pub decision: Option<Decision>,
     /// The upstream's configured name, if the connection went, or was to go, through one.
@@ -162,12 +164,19 @@ impl Known {
             dst: None,
             protocol: Protocol::Unknown,
             host: Err(NoHost::NotSniffed),
+            ech: false,
             decision: None,
             upstream: None,
             dialled: None,
             sniff: None,
             dial: None,
         }
+    }
+
+    /// What the policy is asked about it; none as long as its destination is not known.
+    #[must_use]
+    pub fn query(&self) -> Option<Query<'_>> {
+        Some(Query { client: self.client, host: self.host.as_ref().ok(), dst: self.dst? })
     }
 
     fn decision_word(&self) -> Option<&'static str> {
@@ -217,6 +226,9 @@ impl fmt::Display for Record {
         match &known.host {
             Ok(host) => write!(f, " host={host}")?,
             Err(why) => write!(f, " no_host={}", why.word())?,
+        }
+        if known.ech {
+            f.write_str(" ech=true")?;
         }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             write!(f, " decision={decision} rule={rule}")?;
@@ -273,6 +285,9 @@ impl Record {
         match &known.host {
             Ok(host) => map.serialize_entry("host", host.as_str())?,
             Err(why) => map.serialize_entry("no_host", why.word())?,
+        }
+        if known.ech {
+            map.serialize_entry("ech", &true)?;
         }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             map.serialize_entry("decision", decision)?;
@@ -389,6 +404,21 @@ mod tests {
         assert_eq!(json["end"], "upstream-refused");
         assert_eq!(json["detail"], "it said \"no\"\n\u{1b}[31m");
         assert!(json.get("no_host").is_none() && json.get("first_us").is_none());
+    }
+
+    #[test]
+    fn ech_is_told_where_it_is() {
+        let mut record = record();
+        let json = |record: &Record| serde_json::to_value(record).unwrap();
+        assert!(!record.to_string().contains("ech") && json(&record).get("ech").is_none());
+        record.known.ech = true;
+        record.known.decision = Some(Decision::ECH_DENIED);
+        let text = record.to_string();
+        assert!(text.contains(" host=www.example.com ech=true decision=deny rule=ech "), "{text}");
+        let json = json(&record);
+        assert_eq!((&json["ech"], &json["rule"]), (&true.into(), &"ech".into()));
+        record.known.host = Err(NoHost::Absent);
+        assert!(record.to_string().contains(" no_host=absent ech=true "));
     }
 
     #[test]

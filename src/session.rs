@@ -1,12 +1,15 @@
 //! One connection, from accept to record.
 
 mod open;
+mod recheck;
 mod refuse;
 mod report;
 
 pub use open::{Open, Registry};
+pub use recheck::Rechecked;
 
 use crate::addr::ClientAddr;
+use crate::alarm::Alarm;
 use crate::dial::{DialError, Dialler, Far, Spares};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
@@ -15,7 +18,7 @@ use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::resolve::Resolver;
-use crate::settings::{Settings, SniffLimits};
+use crate::settings::{Ech, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
@@ -23,6 +26,7 @@ use report::Report;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -33,6 +37,10 @@ use tokio::time::Instant;
 pub struct Context {
     /// Who may go where; replaced whole at HUP. Each connection is decided once, by the one that is there then.
     pub policy: ArcSwap<Policy>,
+    /// What becomes of connections whose hello has an encrypted name.
+    pub ech: Ech,
+    /// Open connections are held against each policy that is read again.
+    pub recheck: bool,
     /// The way on.
     pub dialler: Dialler,
     /// None: no sniffing.
@@ -58,6 +66,8 @@ impl Context {
         let runtime = Handle::current();
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
+            ech: settings.ech,
+            recheck: settings.recheck,
             dialler: Dialler {
                 resolver: Resolver::new(runtime.clone()),
                 own: OwnAddrs::new()?,
@@ -75,6 +85,14 @@ impl Context {
             open: Registry::new(settings.max_per_client),
         })
     }
+
+    /// What becomes of a connection, as things are now.
+    fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
+        match self.ech {
+            Ech::Deny if ech => Decision::ECH_DENIED,
+            Ech::Deny | Ech::Allow => self.policy.load().decide(query),
+        }
+    }
 }
 
 /// Carries one connection, and leaves its record behind, also if it is dropped on the way. The permit is held until
@@ -91,7 +109,11 @@ pub fn run(
         // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
         let mut reached = Box::pin(reach(&report, client)).await;
         match &mut reached {
-            Ok(both) => report.finish(both.relay(&report).await),
+            Ok(both) => match both.relay(&report).await {
+                // The only thing that denies a connection by then.
+                End { cause: Cause::Denied, .. } => report.finish(report.called_off()),
+                end => report.finish(end),
+            },
             Err(end) => report.finish(end.clone()),
         }
     }
@@ -171,10 +193,10 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     }
 
     let query = Query { client: peer, host: sniffed.host.as_ref().ok(), dst };
-    let decision = ctx.policy.load().decide(&query);
-    report.decided(decision);
+    let decision = report.decide(&query, sniffed.ech);
     if decision.is_denied() {
-        return Err(Box::pin(refuse::denied(client, &sniffed, dst)).await);
+        let why = refuse::reason(&decision, &sniffed);
+        return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
     }
     // Silent clients are all alike, and say nothing of where they come from.
     let repeat = match !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
@@ -185,6 +207,10 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
     let dialled = tokio::select! {
         biased;
+        () = called_off(report) => {
+            let why = report.called_off().detail.unwrap_or_default().into();
+            return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
+        }
         dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
@@ -222,6 +248,24 @@ async fn sniff(
         }
     }
 }
+
+/// Ready when the connection is called off before it is relayed. A relay sees that by itself.
+async fn called_off(report: &Report) {
+    if !report.ctx.recheck {
+        return std::future::pending().await;
+    }
+    let mut alarm = Alarm::default();
+    std::future::poll_fn(|cx| {
+        // Only to be roused by; and set before it is looked, so that nothing is missed.
+        let now = Instant::now();
+        alarm.set(now.checked_add(LONG).unwrap_or(now), cx.waker());
+        if report.open.meters.is_called_off() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Longer than anybody dials; to be woken meanwhile does no harm.
+const LONG: Duration = Duration::from_secs(3600);
 
 async fn dial(
     ctx: &Context,

@@ -21,6 +21,7 @@ mod credentials;
 mod crowd;
 mod dead_spares;
 mod demo;
+mod ech;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
@@ -34,6 +35,7 @@ mod pages;
 mod phases;
 mod policy;
 mod relay;
+mod reload;
 mod replies;
 mod sniffing;
 mod spares;
