@@ -134,9 +134,8 @@ impl Resolver {
         }
         let addrs = self.lookup_dns(host).await?.addrs;
         let Some(ip) = ip else { return Ok(Claim { is_right: false, addrs }) };
-        let is_right = |addrs: &[IpAddr]| {
-            addrs.contains(&ip) || self.shared.lock().is_recent(host, ip, Instant::now())
-        };
+        let is_right =
+            |addrs: &[IpAddr]| addrs.contains(&ip) || self.shared.lock().is_recent(host, ip, Instant::now());
         if is_right(&addrs) {
             return Ok(Claim { is_right: true, addrs });
         }
@@ -240,8 +239,7 @@ impl Turn {
             if !time.is_zero() {
                 tokio::time::sleep(time).await;
             }
-            let unwanted =
-                self.shared.lock().drop_if_unwanted(&self.host, &self.question, Instant::now());
+            let unwanted = self.shared.lock().drop_if_unwanted(&self.host, &self.question, Instant::now());
             if unwanted {
                 return;
             }

@@ -258,7 +258,8 @@ async fn dial_by_name(
     report: &Report,
 ) -> Result<Far, DialError> {
     // By the policy of this moment: what has been denied meanwhile is not gone to.
-    let may_go_to = |ip| !ctx.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..*query }).is_denied();
+    let may_go_to =
+        |ip| !ctx.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..*query }).is_denied();
     let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
     if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
         report.forged();

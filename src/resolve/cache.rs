@@ -78,6 +78,9 @@ pub(super) enum Look {
     Waiting(Waiting),
 }
 
+/// Addresses that may have run out, and the question for newer ones if it is to be asked now.
+pub(super) type Stale = (Arc<[IpAddr]>, Option<Arc<Question>>);
+
 #[derive(Debug)]
 struct Known {
     answer: Answer,
@@ -164,11 +167,7 @@ impl Cache {
 
     /// The addresses that are known, whether they have run out or not; if they have, also a new question, unless it is
     /// asked already.
-    pub(super) fn look_stale(
-        &mut self,
-        host: &Host,
-        now: Instant,
-    ) -> Option<(Arc<[IpAddr]>, Option<Arc<Question>>)> {
+    pub(super) fn look_stale(&mut self, host: &Host, now: Instant) -> Option<Stale> {
         let entry = self.0.get_mut(host)?;
         entry.used = now;
         let known = entry.known.as_ref()?;

@@ -156,7 +156,11 @@ async fn over_tcp(server: SocketAddr, request: &Message, octets: &[u8]) -> Resul
     let mut received = vec![0; usize::from(length)];
     stream.read_exact(&mut received).await.map_err(Trouble::Failed)?;
     let answer = Message::from_vec(&received).map_err(|_| Trouble::Nonsense)?;
-    if is_answer(&answer, request) && !answer.metadata.truncation { Ok(answer) } else { Err(Trouble::Nonsense) }
+    if is_answer(&answer, request) && !answer.metadata.truncation {
+        Ok(answer)
+    } else {
+        Err(Trouble::Nonsense)
+    }
 }
 
 /// To this very question. A refusal may be without it, as from one that could not read it.

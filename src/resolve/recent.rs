@@ -44,6 +44,8 @@ fn is_recent(at: Instant, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::arithmetic_side_effects)]
+
     use super::*;
 
     fn ips(range: std::ops::Range<u32>) -> Vec<IpAddr> {

@@ -28,7 +28,7 @@ pub(super) enum Reply {
     OtherId,
     OtherName,
     NoQuestion,
-    NotAReply,
+    Echo,
     /// Several that are not the answer, and then these addresses.
     AfterThat(&'static [&'static str]),
     Nonsense,
@@ -53,10 +53,7 @@ impl NameServer {
         Self::start_at("127.0.0.1:0", say)
     }
 
-    pub(super) fn start_at(
-        at: &str,
-        say: impl Fn(&Message, bool) -> Reply + Send + Sync + 'static,
-    ) -> Self {
+    pub(super) fn start_at(at: &str, say: impl Fn(&Message, bool) -> Reply + Send + Sync + 'static) -> Self {
         let (udp, tcp) = (0..100)
             .find_map(|_| {
                 let udp = UdpSocket::bind(at).unwrap();
@@ -207,9 +204,9 @@ fn replies(asked: &Message, reply: Reply) -> Vec<Vec<u8>> {
             addresses(&mut answer, &["192.0.2.66"], 60);
             answer.queries.clear();
         }
-        Reply::NotAReply => answer.metadata.message_type = MessageType::Query,
+        Reply::Echo => answer.metadata.message_type = MessageType::Query,
         Reply::AfterThat(list) => {
-            let strange = [Reply::OtherId, Reply::OtherName, Reply::NoQuestion, Reply::NotAReply];
+            let strange = [Reply::OtherId, Reply::OtherName, Reply::NoQuestion, Reply::Echo];
             let mut all: Vec<_> = strange.into_iter().flat_map(|strange| replies(asked, strange)).collect();
             all.push(vec![7]);
             all.push(Vec::new());

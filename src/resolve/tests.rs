@@ -1,3 +1,5 @@
+#![allow(clippy::arithmetic_side_effects)]
+
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
@@ -256,10 +258,10 @@ async fn a_question_that_nobody_waits_for_any_more_makes_room() {
     let (got, ()) = tokio::join!(resolver.lookup(&other), answer);
     got.unwrap();
     assert!(started.elapsed() <= LONGEST_ALONE + Duration::from_millis(100), "{:?}", started.elapsed());
-    assert_eq!((server.asked(), server.0.dropped.load(Ordering::Relaxed)), (vec![
-        "slow.example".to_owned(),
-        "other.example".to_owned()
-    ], 2));
+    assert_eq!(
+        (server.asked(), server.0.dropped.load(Ordering::Relaxed)),
+        (vec!["slow.example".to_owned(), "other.example".to_owned()], 2)
+    );
     // And the name can be asked for again.
     server.answers(found(&[2]));
     assert_eq!(resolver.lookup(&slow).await.unwrap().addrs.to_vec(), [ip(2)]);

@@ -92,7 +92,12 @@ impl Limits {
         }
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(MOST);
         let connections = asked.map_or(room, |asked| asked.get().min(room));
-        Ok(Self { descriptors, connections, questions, bounded: asked.is_some_and(|asked| asked.get() > room) })
+        Ok(Self {
+            descriptors,
+            connections,
+            questions,
+            bounded: asked.is_some_and(|asked| asked.get() > room),
+        })
     }
 }
 
@@ -103,7 +108,10 @@ mod tests {
     #[test]
     fn two_descriptors_a_connection_and_a_reserve() {
         let limits = |n, asked| Limits::from(n, NonZeroUsize::new(asked), 2, 0);
-        assert_eq!(limits(1024, 0).unwrap(), Limits { descriptors: 1024, connections: 392, questions: 64, bounded: false });
+        assert_eq!(
+            limits(1024, 0).unwrap(),
+            Limits { descriptors: 1024, connections: 392, questions: 64, bounded: false }
+        );
         assert_eq!(limits(1024, 100).unwrap().connections, 100);
         assert_eq!(
             limits(1024, 5000).unwrap(),

@@ -103,17 +103,22 @@ fn a_resolv_conf_and_what_is_broken_in_it() {
     assert_eq!(servers.addrs.len(), 3);
     assert_eq!(servers.search, ["d.example"], "the last of them counts");
     assert_eq!((servers.timeout, servers.attempts), (Duration::from_secs(1), 1));
-    let servers = parse_resolv_conf(b"options timeout:4000000000 attempts:4000000000\nsearch a b c d e f g h");
+    let servers =
+        parse_resolv_conf(b"options timeout:4000000000 attempts:4000000000\nsearch a b c d e f g h");
     assert_eq!((servers.timeout, servers.attempts), (Duration::from_secs(30), 5));
     assert_eq!(servers.search.len(), 6);
 }
 
 #[test]
 fn a_link_local_server_has_an_interface() {
-    let lo = if_addrs::get_if_addrs().unwrap().into_iter().find(|one| one.name == "lo").unwrap().index.unwrap();
+    let lo =
+        if_addrs::get_if_addrs().unwrap().into_iter().find(|one| one.name == "lo").unwrap().index.unwrap();
     for scope in ["lo", &lo.to_string()] {
         let servers = parse_resolv_conf(format!("nameserver fe80::1%{scope}\n").as_bytes());
-        assert_eq!(servers.addrs, [SocketAddr::from(SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, lo))]);
+        assert_eq!(
+            servers.addrs,
+            [SocketAddr::from(SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, lo))]
+        );
     }
     let servers = parse_resolv_conf(b"nameserver fe80::1%nosuchinterface\nnameserver 192.0.2.1\n");
     assert_eq!(servers.addrs, ["192.0.2.1:53".parse().unwrap()]);

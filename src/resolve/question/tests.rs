@@ -17,9 +17,11 @@ fn nothing(why: &'static str, ttl: u64) -> Outcome {
 
 /// What becomes of www.example where questions for A and for AAAA are answered so.
 async fn outcome(a: Reply, aaaa: Reply) -> Outcome {
-    let server = NameServer::start(move |asked, _| {
-        if asked.queries[0].query_type() == RecordType::A { a } else { aaaa }
-    });
+    let server = NameServer::start(
+        move |asked, _| {
+            if asked.queries[0].query_type() == RecordType::A { a } else { aaaa }
+        },
+    );
     resolve(&servers(&[&server]), &host("www.example")).await
 }
 
@@ -122,10 +124,8 @@ async fn an_alias_of_nothing_is_nothing() {
 #[tokio::test]
 async fn aliases_that_do_not_end_are_an_error() {
     let alone = Reply::Records(&[("www.example.", 50, "CNAME www.example.")]);
-    let two = Reply::Records(&[
-        ("www.example.", 50, "CNAME b.example."),
-        ("b.example.", 50, "CNAME www.example."),
-    ]);
+    let two =
+        Reply::Records(&[("www.example.", 50, "CNAME b.example."), ("b.example.", 50, "CNAME www.example.")]);
     for chain in [alone, two] {
         let Outcome::Failed(err) = outcome(chain, chain).await else { panic!("{chain:?}") };
         assert_eq!(err.to_string(), "its aliases do not end");
