@@ -85,7 +85,7 @@ mod tests {
         let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _entered = runtime.enter();
-        Arc::new(Context::new(settings(args), log).unwrap())
+        Arc::new(Context::new(settings(args), log, 1).unwrap())
     }
 
     fn dst() -> OriginalDst {

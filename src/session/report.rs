@@ -55,6 +55,10 @@ impl Report {
         End::because(Cause::Denied, Side::Wayleave, CALLED_OFF)
     }
 
+    pub(super) fn forged(&self) {
+        self.open.known().is_forged = true;
+    }
+
     pub(super) fn upstream(&self, name: &Arc<str>) {
         self.open.known().upstream = Some(Arc::clone(name));
     }
