@@ -127,6 +127,9 @@ pub struct PolicyArgs {
     /// At HUP, also close open connections that the new policy denies
     #[arg(long)]
     pub recheck: bool,
+    /// Let everything through, and note in the record what would have been refused
+    #[arg(long)]
+    pub audit: bool,
 }
 
 /// The way on.

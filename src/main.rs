@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use wayleave::cli::{Cli, Command, Flags};
 use wayleave::log::{self, Log, under_journald};
 use wayleave::server::{Limits, Listeners, Server, handed_over};
-use wayleave::session::Context;
+use wayleave::session::{Audit, Context};
 use wayleave::settings::{Process, Settings, unknown_variables};
 use wayleave::signal::{Event, Signals};
 
@@ -133,6 +133,9 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
         None => tracing::warn!("no --upstream-proxy: everything that is let through goes directly"),
     }
     tracing::info!("policy: {}", settings.policy);
+    if settings.audit {
+        tracing::warn!("--audit: nothing is refused; what would have been is noted in the record");
+    }
     if limits.bounded {
         tracing::warn!(
             "--max-connections is more than the descriptor limit allows: raise LimitNOFILE, or ulimit -Hn"
@@ -187,7 +190,7 @@ async fn watch(
         }
     }
     if server.is_stopped() {
-        tracing::info!("stopped");
+        tracing::info!("stopped{}", audited(ctx));
         Ok(())
     } else {
         Err("all workers ended: see the log above".into())
@@ -214,7 +217,7 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
             Ok(settings) => {
                 let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
                 ctx.policy.store(Arc::clone(&new));
-                tracing::info!("policy read again: {new}; {}", old.changes(&new));
+                tracing::info!("policy read again: {new}; {}{}", old.changes(&new), audited(&ctx));
                 if let Some(rechecked) = ctx.recheck() {
                     tracing::info!("{rechecked}");
                 }
@@ -229,10 +232,16 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     }
 }
 
+/// What an audit has counted.
+fn audited(ctx: &Context) -> String {
+    let count = ctx.audit.as_ref().map(Audit::count);
+    count.map(|count| format!(", {count} would have been refused so far (--audit)")).unwrap_or_default()
+}
+
 /// USR1: the open connections, one a line.
 fn show(ctx: &Context) {
     let open = ctx.open.all();
-    let count = format!("{} connections are open", open.len());
+    let count = format!("{} connections are open{}", open.len(), audited(ctx));
     ctx.log.notes(std::iter::once(count).chain(open.iter().map(|one| format!("open {one}"))).collect());
 }
 

@@ -159,6 +159,17 @@ impl Decision {
         Self { action, rule: Rule::Default }
     }
 
+    /// The same without a refusal: where there was one, the connection goes on as one that no rule matches, and the rule
+    /// that refused it is still named.
+    #[must_use]
+    pub const fn let_through(self, upstream: bool) -> Self {
+        let goes_on = Action::Forward { route: default_route(upstream), by: By::Default };
+        match self.action {
+            Action::Deny => Self { action: goes_on, ..self },
+            Action::Forward { .. } => self,
+        }
+    }
+
     /// The connection is refused.
     #[must_use]
     pub const fn is_denied(&self) -> bool {

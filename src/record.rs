@@ -149,6 +149,8 @@ pub struct Known {
     pub upstream: Option<Arc<str>>,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
+    /// How the connection would have ended, had it not been let through by an audit.
+    pub audit: Option<Cause>,
     /// A name that does not go with the original destination was claimed for it, and that was noticed.
     pub is_forged: bool,
     /// From accept to the end of the sniff.
@@ -170,6 +172,7 @@ impl Known {
             decision: None,
             upstream: None,
             dialled: None,
+            audit: None,
             is_forged: false,
             sniff: None,
             dial: None,
@@ -250,6 +253,9 @@ impl fmt::Display for Record {
             }
             (None, _) => {}
         }
+        if let Some(cause) = known.audit {
+            write!(f, " audit={}", cause.word())?;
+        }
         if known.is_forged {
             f.write_str(" forged=true")?;
         }
@@ -310,6 +316,9 @@ impl Record {
         }
         if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
+        }
+        if let Some(cause) = known.audit {
+            map.serialize_entry("audit", cause.word())?;
         }
         if known.is_forged {
             map.serialize_entry("forged", &true)?;

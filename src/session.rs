@@ -1,10 +1,12 @@
 //! One connection, from accept to record.
 
+mod audit;
 mod open;
 mod recheck;
 mod refuse;
 mod report;
 
+pub use audit::Audit;
 pub use open::{Open, Registry};
 pub use recheck::Rechecked;
 
@@ -24,7 +26,7 @@ use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
 use report::Report;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub struct Context {
     pub ech: Ech,
     /// Open connections are held against each policy that is read again.
     pub recheck: bool,
+    /// What would have been refused is let through and counted here; none: it is refused.
+    pub audit: Option<Audit>,
     /// The way on.
     pub dialler: Dialler,
     /// None: no sniffing.
@@ -69,6 +73,7 @@ impl Context {
             policy: Arc::new(settings.policy).into(),
             ech: settings.ech,
             recheck: settings.recheck,
+            audit: settings.audit.then(Audit::default),
             dialler: Dialler {
                 resolver: Resolver::new(runtime.clone(), questions),
                 own: OwnAddrs::new()?,
@@ -93,6 +98,15 @@ impl Context {
             Ech::Deny if ech => Decision::ECH_DENIED,
             Ech::Deny | Ech::Allow => self.policy.load().decide(query),
         }
+    }
+
+    /// Whether the policy has nothing against a connection that goes to this address instead of its original
+    /// destination: the policy of this moment, so that nobody goes to what has been denied meanwhile.
+    fn may_go_to(&self, open: &Open, ip: IpAddr) -> bool {
+        let known = open.known();
+        known.query().is_some_and(|query| {
+            !self.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..query }).is_denied()
+        })
     }
 }
 
@@ -301,9 +315,11 @@ async fn dial_by_name(
     deadline: Instant,
     report: &Report,
 ) -> Result<Far, DialError> {
-    // By the policy of this moment: what has been denied meanwhile is not gone to.
-    let may_go_to =
-        |ip| !ctx.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..*query }).is_denied();
+    if ctx.audit.is_some() {
+        audit::check_name(report, host, query, deadline);
+        return ctx.dialler.original(query.dst, deadline).await;
+    }
+    let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
     let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
     if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
         report.forged();

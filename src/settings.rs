@@ -78,6 +78,8 @@ pub struct Settings {
     pub ech: Ech,
     /// At HUP, open connections that the new policy denies are closed.
     pub recheck: bool,
+    /// Nothing is refused; what would have been is noted.
+    pub audit: bool,
     /// Both directions silent.
     pub idle_timeout: Duration,
     /// One direction finished, the other silent.
@@ -298,6 +300,7 @@ impl Settings {
                 })?
                 .unwrap_or(Ech::Allow),
             recheck: r.switch("recheck", cli.policy.recheck)?,
+            audit: r.switch("audit", cli.policy.audit)?,
             idle_timeout: time("idle-timeout", &carry.idle_timeout, IDLE_TIMEOUT)?,
             half_close_timeout: time(
                 "half-close-timeout",

@@ -29,7 +29,7 @@ _wayleave() {
 
     case "${cmd}" in
         wayleave)
-            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain"
+            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -139,7 +139,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__check)
-            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -245,7 +245,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__explain)
-            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

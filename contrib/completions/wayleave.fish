@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_wayleave_global_optspecs
-    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
+    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
 end
 
 function __fish_wayleave_needs_command
@@ -53,6 +53,7 @@ fish\t''
 powershell\t''
 zsh\t''"
 complete -c wayleave -n "__fish_wayleave_needs_command" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_needs_command" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_needs_command" -s h -l help -d 'Print help'
 complete -c wayleave -n "__fish_wayleave_needs_command" -s V -l version -d 'Print version'
 complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "check" -d 'Read flags, environment, policy and lists as the daemon would, and say what they mean'
@@ -81,6 +82,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l drain-timeou
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l workers -d 'Threads [default: one per processor]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l log-format -d 'text or json [default: text]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -s h -l help -d 'Print help'
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l at -d 'The address that the client dialled, if it is not one that HOST resolves to here' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
@@ -107,4 +109,5 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l drain-time
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l workers -d 'Threads [default: one per processor]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l log-format -d 'text or json [default: text]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -s h -l help -d 'Print help'

@@ -36,7 +36,8 @@ impl Context {
     /// there and held against the new policy, or it takes the lock after us; and one that is registered later takes
     /// the registry's lock after us. Both then find the new policy, which was in its place before.
     pub fn recheck(&self) -> Option<Rechecked> {
-        if !self.recheck {
+        // An audit closes nothing.
+        if !self.recheck || self.audit.is_some() {
             return None;
         }
         let mut rechecked = Rechecked { held: 0, denied: 0 };

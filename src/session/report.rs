@@ -41,7 +41,11 @@ impl Report {
     /// that is yet to be let through by a policy that is not there any more: see [`Context::recheck`].
     pub(super) fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
         let mut known = self.open.known();
-        let decision = self.ctx.decide(query, ech);
+        let mut decision = self.ctx.decide(query, ech);
+        if let Some(audit) = &self.ctx.audit {
+            let upstream = self.ctx.dialler.upstream.is_some();
+            decision = audit.let_through(decision, upstream, &mut known.audit);
+        }
         known.decision = Some(decision);
         decision
     }
