@@ -1,7 +1,8 @@
 //! What was typed. What it means, and whether it makes sense, is for [`crate::settings`].
 
-use clap::{Args, CommandFactory, Parser};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The command line. Every value is text here: a flag, an environment variable and a file are all read by
 /// [`crate::settings`], so that each is understood, and complained of, in the same way.
@@ -16,6 +17,9 @@ use std::ffi::OsString;
     max_term_width = 100
 )]
 pub struct Cli {
+    /// What else than to forward.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// Where connections come in.
     #[command(flatten)]
     pub capture: CaptureArgs,
@@ -154,6 +158,24 @@ fn with_two_dashes(arg: OsString, known: &[String]) -> OsString {
     let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else { return arg };
     let name = rest.split('=').next().unwrap_or(rest);
     if name.len() > 1 && known.iter().any(|flag| flag == name) { format!("--{rest}").into() } else { arg }
+}
+
+/// What wayleave does besides forwarding.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Command {
+    /// Write a whitelist from the records of what was seen
+    Suggest(SuggestArgs),
+}
+
+/// A whitelist from records.
+#[derive(Args, Debug, Default, Clone)]
+pub struct SuggestArgs {
+    /// Logs with records, as --log-format json or text writes them; none or "-": standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write *.parent for this many names directly under one parent; 0: never
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub collapse: usize,
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The daemon: reads what was asked for, starts the workers, waits for signals.
 
+mod commands;
+
 use clap::CommandFactory;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use wayleave::cli::Cli;
+use wayleave::cli::Command;
 use wayleave::log::{self, Log, under_journald};
 use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::Context;
@@ -41,6 +44,9 @@ fn main() -> ExitCode {
         } else {
             ExitCode::from(FAILED)
         };
+    }
+    if let Some(Command::Suggest(args)) = &cli.command {
+        return commands::suggest::suggest(args);
     }
     let settings = match Settings::read(&cli, &Process) {
         Ok(settings) => settings,

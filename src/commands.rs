@@ -1,0 +1,3 @@
+//! What the binary does besides forwarding: it reads, prints and exits.
+
+pub(crate) mod suggest;

@@ -1,0 +1,121 @@
+//! The whitelist as a file.
+
+use super::number::{Grouped, Many, Octets};
+use super::{MAX_LINE, Row, Summary, Whitelist};
+use std::fmt;
+
+/// Width of the column of patterns: of the longest one, within these. Longer ones push their own comment to the right.
+const NARROWEST: usize = 24;
+const WIDEST: usize = 48;
+
+impl fmt::Display for Whitelist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        let open = self.to_decide.iter().map(|row| row.pattern.len().saturating_add(2));
+        let rows = self.names.iter().chain(&self.addresses).map(|row| row.pattern.len());
+        let width = rows.chain(open).max().unwrap_or_default().clamp(NARROWEST, WIDEST);
+        if !self.names.is_empty() {
+            section(f, width, "names", &self.names, "")?;
+        }
+        if !self.addresses.is_empty() {
+            f.write_str(
+                "\n# Connections without a name. An address allows whatever name is claimed there.\n",
+            )?;
+            section(f, width, "addresses", &self.addresses, "")?;
+        }
+        if !self.to_decide.is_empty() {
+            f.write_str(
+                "\n# To decide: these were asked for, and were denied, forged or never carried. Remove the first # of \
+                 those that\n# are wanted.\n",
+            )?;
+            section(f, width, "to decide", &self.to_decide, "# ")?;
+        }
+        Ok(())
+    }
+}
+
+impl Whitelist {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { records, text_records, undecided, passed, wildcards, collapsed, .. } = self.summary;
+        f.write_str(concat!(
+            "# A whitelist of what was seen, suggested by wayleave ",
+            env!("CARGO_PKG_VERSION"),
+            ". Read it before you use it: it allows\n# what was carried, wanted or not.\n#\n"
+        ))?;
+        write!(f, "#   read      {}", Many(records, "record", "records"))?;
+        if let Some((first, last)) = &self.summary.between {
+            write!(f, ", {first} to {last}")?;
+        }
+        f.write_str("\n")?;
+        if text_records > 0 {
+            write!(f, "#             {} of them in the text form\n", Grouped(text_records))?;
+        }
+        if undecided > 0 {
+            write!(f, "#             {} of them ended before anything was decided\n", Grouped(undecided))?;
+        }
+        for (count, what) in [
+            (passed.diagnostics, "of diagnostics".to_owned()),
+            (passed.other, "neither JSON nor a record in the text form".to_owned()),
+            (passed.too_long, format!("longer than {} KiB", MAX_LINE / 1024)),
+            (passed.invalid, "with a client, host or address that is none".to_owned()),
+        ] {
+            if count > 0 {
+                write!(f, "#   skipped   {} {what}\n", Many(count, "line", "lines"))?;
+            }
+        }
+        if passed.crowded > 0 {
+            let most = Grouped(self.summary.max_places as u64);
+            write!(
+                f,
+                "#   INCOMPLETE: {} to hosts and addresses that came after {most} others\n",
+                Many(passed.crowded, "connection", "connections")
+            )?;
+        }
+        let names = self.names.len().saturating_sub(wildcards) as u64;
+        write!(f, "#   suggests  {}", Many(names, "name", "names"))?;
+        if wildcards > 0 {
+            let (wildcards, names) = (wildcards as u64, Grouped(collapsed as u64));
+            write!(f, ", {} for {names} names", Many(wildcards, "wildcard", "wildcards"))?;
+        }
+        let addresses = self.addresses.len() as u64;
+        if addresses > 0 {
+            write!(f, ", {}", Many(addresses, "address", "addresses"))?;
+        }
+        match self.to_decide.len() as u64 {
+            0 => f.write_str("\n")?,
+            open => write!(f, "; {} to decide, at the end\n", Grouped(open))?,
+        }
+        match self.summary.collapse {
+            0 => f.write_str("#   wildcards none, as asked\n")?,
+            n => write!(
+                f,
+                "#   wildcards where {} under one parent; never at or above a public suffix, by the list in\n\
+                 #             this version\n",
+                match n {
+                    1 => "a name stands directly".to_owned(),
+                    n => format!("{} names stand directly", Grouped(n as u64)),
+                }
+            )?,
+        }
+        f.write_str(
+            "#\n# To use it: wayleave --allow-file FILE, or list:FILE in a policy file. What is not in it is then denied.\n",
+        )?;
+        if self.patterns() == 0 {
+            f.write_str("# As it is, that is everything: nothing was carried that could be suggested.\n")?;
+        }
+        f.write_str("\n")
+    }
+}
+
+fn section(f: &mut fmt::Formatter<'_>, width: usize, title: &str, rows: &[Row], before: &str) -> fmt::Result {
+    let head = format!("# {title}");
+    writeln!(f, "{head:<width$}  # {:>11}  {:>7}  {:>9}", "connections", "clients", "bytes")?;
+    for Row { pattern, connections, clients, octets, note } in rows {
+        let pattern = format!("{before}{pattern}");
+        let (connections, octets) = (Grouped(*connections), Octets(*octets));
+        let counts = format!("{connections:>11}  {clients:>7}  {octets:>9}");
+        let gap = if note.is_empty() { "" } else { "  " };
+        writeln!(f, "{pattern:<width$}  # {counts}{gap}{note}")?;
+    }
+    Ok(())
+}
