@@ -16,12 +16,12 @@ mod tally;
 use read::{Form, Read};
 use seen::{Meaning, Seen, To};
 use std::collections::HashMap;
-use tally::Tally;
+use tally::{Sum, Tally};
 
 /// The longest line that is looked at, in octets. A record is far below; longer ones are for [`Survey::too_long`].
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// So many different hosts and addresses are told apart. Each takes up to half a kilobyte.
+/// So many different hosts and addresses are told apart. Each takes two to six hundred octets.
 pub const MAX_PLACES: usize = 1_000_000;
 
 /// Lines that count for nothing, and why.
@@ -43,7 +43,7 @@ pub struct Passed {
 /// [`MAX_PLACES`], and not with the lines.
 #[derive(Debug)]
 pub struct Survey {
-    places: HashMap<To, Tally>,
+    places: HashMap<To, Box<Tally>>,
     max_places: usize,
     records: u64,
     text_records: u64,
@@ -138,7 +138,7 @@ impl Survey {
         } else if is_full {
             count(&mut self.passed.crowded);
         } else {
-            let mut tally = Tally::default();
+            let mut tally = Box::<Tally>::default();
             tally.add(&seen);
             self.places.insert(seen.to, tally);
         }
@@ -162,8 +162,8 @@ fn count(counter: &mut u64) {
 /// The whitelist; displays as a file that `--allow-file` takes as it is, one pattern a line with its counts as a
 /// comment.
 ///
-/// Names are sorted by their registrable domain, and within one by their labels from the right, a wildcard before the
-/// names beside it; addresses by number, IPv4 first.
+/// Names are sorted by the domain that a registry gave away, and within one by their labels from the right, a wildcard
+/// before the names beside it; addresses by number, IPv4 first.
 #[derive(Debug)]
 pub struct Whitelist {
     summary: Summary,
@@ -201,9 +201,7 @@ struct Summary {
 #[derive(Debug)]
 struct Row {
     pattern: String,
-    connections: u64,
-    clients: tally::Clients,
-    octets: u64,
+    sum: Sum,
     note: String,
 }
 

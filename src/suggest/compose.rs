@@ -3,7 +3,7 @@
 use super::number::{Grouped, Many, Times};
 use super::seen::To;
 use super::suffix;
-use super::tally::{Clients, Standing, Tally};
+use super::tally::{Others, Standing, Sum, Tally};
 use super::{Row, Summary, Survey, Whitelist};
 use crate::addr::Host;
 use std::collections::{BTreeMap, HashSet};
@@ -35,15 +35,15 @@ impl Whitelist {
                 Standing::Allowed | Standing::AllowedOn(_) => {
                     let mut notes = vec![tally.why.to_string()];
                     notes.extend(besides(&tally));
-                    list.addresses.push(row(address.to_string(), tally.carried, &tally, notes.join("; ")));
+                    list.addresses.push(row(address.to_string(), &tally, notes.join("; ")));
                 }
             }
         }
         list
     }
 
-    fn hosts(&mut self, hosts: Vec<(Host, Tally)>, collapse: usize) {
-        let mut siblings: BTreeMap<String, Vec<(Host, Tally)>> = BTreeMap::new();
+    fn hosts(&mut self, hosts: Vec<(Host, Box<Tally>)>, collapse: usize) {
+        let mut siblings: BTreeMap<String, Vec<(Host, Box<Tally>)>> = BTreeMap::new();
         let mut kept_apart: HashSet<String> = HashSet::new();
         let mut open_questions = Vec::new();
         for (host, tally) in hosts {
@@ -57,9 +57,13 @@ impl Whitelist {
                 }
                 (Standing::Allowed, None) => self.names.push(alone(&host, &tally)),
                 (Standing::AllowedOn(ports), _) => {
-                    let note = format!("on other ports denied {}{}", Times(tally.denied), by(&tally));
+                    let note = format!(
+                        "on other ports denied {}{}",
+                        Times(tally.others().denied),
+                        by(tally.others())
+                    );
                     for port in ports {
-                        self.names.push(row(format!("{host}:{port}"), tally.carried, &tally, note.clone()));
+                        self.names.push(row(format!("{host}:{port}"), &tally, note.clone()));
                     }
                 }
                 (Standing::Open, _) => open_questions.push((host, tally)),
@@ -91,7 +95,9 @@ impl Whitelist {
 }
 
 /// Hosts, and addresses in their order.
-fn apart(places: impl IntoIterator<Item = (To, Tally)>) -> (Vec<(Host, Tally)>, BTreeMap<SocketAddr, Tally>) {
+fn apart(
+    places: impl IntoIterator<Item = (To, Box<Tally>)>,
+) -> (Vec<(Host, Box<Tally>)>, BTreeMap<SocketAddr, Box<Tally>>) {
     let (mut hosts, mut addresses) = (Vec::new(), BTreeMap::new());
     for (to, tally) in places {
         match to {
@@ -113,25 +119,19 @@ fn name(pattern: &str) -> &str {
     pattern.split_once(':').map_or(pattern, |(name, _port)| name)
 }
 
-fn row(pattern: String, connections: u64, tally: &Tally, note: String) -> Row {
-    Row { pattern, connections, clients: tally.clients.clone(), octets: tally.octets, note }
+fn row(pattern: String, tally: &Tally, note: String) -> Row {
+    Row { pattern, sum: tally.carried.clone(), note }
 }
 
 fn alone(host: &Host, tally: &Tally) -> Row {
-    row(host.to_string(), tally.carried, tally, besides(tally).join("; "))
+    row(host.to_string(), tally, besides(tally).join("; "))
 }
 
 /// `*.parent` for all of these.
-fn wildcard(parent: &str, mut names: Vec<(Host, Tally)>) -> Row {
-    let mut clients = Clients::default();
-    let (mut connections, mut octets) = (0_u64, 0_u64);
-    for (_, tally) in &names {
-        clients.unite(&tally.clients);
-        connections = connections.saturating_add(tally.carried);
-        octets = octets.saturating_add(tally.octets);
-    }
+fn wildcard(parent: &str, mut names: Vec<(Host, Box<Tally>)>) -> Row {
+    let sum = names.iter().fold(Sum::default(), |sum, (_, tally)| sum.and(&tally.carried));
     // The busiest tell best what is behind a wildcard; those that are as busy stay in their order.
-    names.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.carried));
+    names.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.carried.connections));
     let mut note = format!("{}:", Many(names.len() as u64, "name", "names"));
     let mut shown = 0_usize;
     for (host, _) in names.iter().take(SHOWN_NAMES) {
@@ -147,47 +147,47 @@ fn wildcard(parent: &str, mut names: Vec<(Host, Tally)>) -> Row {
     if more > 0 {
         note.push_str(&format!(" and {} more", Grouped(more as u64)));
     }
-    Row { pattern: format!("*.{parent}"), connections, clients, octets, note }
+    Row { pattern: format!("*.{parent}"), sum, note }
 }
 
 /// A pattern that waits for a decision.
 fn open(pattern: String, tally: &Tally) -> Row {
-    let mut notes = Vec::new();
-    if tally.denied > 0 {
-        let carried = match tally.carried {
+    let (mut notes, others) = (Vec::new(), tally.others());
+    if others.denied > 0 {
+        let carried = match tally.carried.connections {
             0 => String::new(),
             n => format!("carried {}, ", Times(n)),
         };
-        let denied = tally.denied.saturating_sub(tally.audited);
-        let how = match (denied, tally.audited) {
+        let denied = others.denied.saturating_sub(others.audited);
+        let how = match (denied, others.audited) {
             (_, 0) => format!("denied {}", Times(denied)),
             (0, audited) => format!("would have been denied {}", Times(audited)),
-            _ => format!("denied {}, would have been {}", Times(denied), Times(tally.audited)),
+            _ => format!("denied {}, would have been {}", Times(denied), Times(others.audited)),
         };
-        notes.push(format!("{carried}{how}{}", by(tally)));
+        notes.push(format!("{carried}{how}{}", by(others)));
     }
-    if tally.forged > 0 {
-        notes.push(format!("forged {}: the address was none of the name's", Times(tally.forged)));
+    if others.forged > 0 {
+        notes.push(format!("forged {}: the address was none of the name's", Times(others.forged)));
     }
-    if tally.failed > 0 {
-        let never = if tally.carried > 0 { "not carried" } else { "never carried" };
-        notes.push(format!("{never}: {}", tally.causes));
+    if others.failed > 0 {
+        let never = if tally.carried.connections > 0 { "not carried" } else { "never carried" };
+        notes.push(format!("{never}: {}", others.causes));
     }
-    row(pattern, tally.connections(), tally, notes.join("; "))
+    Row { pattern, sum: others.sum.clone().and(&tally.carried), note: notes.join("; ") }
 }
 
-fn by(tally: &Tally) -> String {
-    if tally.rules.is_empty() { String::new() } else { format!(" by {}", tally.rules) }
+fn by(others: &Others) -> String {
+    if others.rules.is_empty() { String::new() } else { format!(" by {}", others.rules) }
 }
 
 /// What else is known of an allowed one.
 fn besides(tally: &Tally) -> Vec<String> {
-    let mut notes = Vec::new();
-    if tally.forged > 0 {
-        notes.push(format!("forged {} besides", Times(tally.forged)));
+    let (mut notes, others) = (Vec::new(), tally.others());
+    if others.forged > 0 {
+        notes.push(format!("forged {} besides", Times(others.forged)));
     }
-    if tally.failed > 0 {
-        notes.push(format!("not carried {}", Times(tally.failed)));
+    if others.failed > 0 {
+        notes.push(format!("not carried {}", Times(others.failed)));
     }
     notes
 }

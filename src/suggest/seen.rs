@@ -14,11 +14,9 @@ pub(super) enum To {
     Address(SocketAddr),
 }
 
-/// What became of a connection.
+/// Why a connection is no reason to allow its like.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome<'a> {
-    /// Its octets went both ways.
-    Carried,
+pub(super) enum Obstacle<'a> {
     /// Refused by this rule, or it would have been if denying were not only tried out.
     Denied { rule: Option<&'a str>, audit: bool },
     /// The name is not one of the address that was dialled.
@@ -33,7 +31,8 @@ pub(super) struct Seen<'a> {
     pub(super) client: IpAddr,
     pub(super) to: To,
     pub(super) port: u16,
-    pub(super) outcome: Outcome<'a>,
+    /// Carried, or not.
+    pub(super) outcome: Result<(), Obstacle<'a>>,
     pub(super) octets: u64,
     /// For an address: why it is not a name.
     pub(super) why: Option<String>,
@@ -84,22 +83,22 @@ pub(super) fn meaning<'a>(fields: &'a Fields<'_>) -> Meaning<'a> {
     })
 }
 
-fn outcome<'a>(fields: &'a Fields<'_>, denied: bool) -> Outcome<'a> {
+fn outcome<'a>(fields: &'a Fields<'_>, denied: bool) -> Result<(), Obstacle<'a>> {
     let rule = fields.rule.as_deref();
     // What only the default would deny is what a whitelist is to be made for.
     let audit = fields.audit.as_deref() == Some("deny") && rule.is_some_and(|rule| rule != "default");
     if denied || audit {
-        return Outcome::Denied { rule: rule.and_then(printable), audit };
+        return Err(Obstacle::Denied { rule: rule.and_then(printable), audit });
     }
     let end = fields.end.as_deref().unwrap_or_default();
     let cause = Cause::ALL.iter().copied().find(|cause| cause.word() == end);
     if fields.forged || cause == Some(Cause::Forged) {
-        return Outcome::Forged;
+        return Err(Obstacle::Forged);
     }
     if carried(cause, fields.is_dialled()) {
-        Outcome::Carried
+        Ok(())
     } else {
-        Outcome::Failed(cause.map_or("another cause", Cause::word))
+        Err(Obstacle::Failed(cause.map_or("another cause", Cause::word)))
     }
 }
 

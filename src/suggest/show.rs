@@ -25,10 +25,9 @@ impl fmt::Display for Whitelist {
         }
         if !self.to_decide.is_empty() {
             f.write_str(
-                "\n# To decide: these were asked for, and were denied, forged or never carried. Remove the first # of \
-                 those that\n# are wanted.\n",
+                "\n# To decide: asked for, and denied, forged or never carried. Remove the first # of each that is wanted.\n",
             )?;
-            section(f, width, "to decide", &self.to_decide, "# ")?;
+            section(f, width, "patterns", &self.to_decide, "# ")?;
         }
         Ok(())
     }
@@ -40,7 +39,7 @@ impl Whitelist {
         f.write_str(concat!(
             "# A whitelist of what was seen, suggested by wayleave ",
             env!("CARGO_PKG_VERSION"),
-            ". Read it before you use it: it allows\n# what was carried, wanted or not.\n#\n"
+            ".\n# Read it before you use it: it allows whatever was carried, wanted or not.\n#\n"
         ))?;
         write!(f, "#   read      {}", Many(records, "record", "records"))?;
         if let Some((first, last)) = &self.summary.between {
@@ -87,18 +86,16 @@ impl Whitelist {
         }
         match self.summary.collapse {
             0 => f.write_str("#   wildcards none, as asked\n")?,
-            n => write!(
-                f,
-                "#   wildcards where {} under one parent; never at or above a public suffix, by the list in\n\
-                 #             this version\n",
-                match n {
-                    1 => "a name stands directly".to_owned(),
-                    n => format!("{} names stand directly", Grouped(n as u64)),
-                }
-            )?,
+            n => {
+                let names = Many(n as u64, "name or more stands", "names or more stand");
+                write!(
+                    f,
+                    "#   wildcards where {names} directly under one parent; never at a public suffix nor above one,\n#             by the list of this version\n"
+                )?;
+            }
         }
         f.write_str(
-            "#\n# To use it: wayleave --allow-file FILE, or list:FILE in a policy file. What is not in it is then denied.\n",
+            "#\n# To use it: wayleave --allow-file FILE denies whatever is not in it. In a policy file it is list:FILE.\n",
         )?;
         if self.patterns() == 0 {
             f.write_str("# As it is, that is everything: nothing was carried that could be suggested.\n")?;
@@ -110,10 +107,10 @@ impl Whitelist {
 fn section(f: &mut fmt::Formatter<'_>, width: usize, title: &str, rows: &[Row], before: &str) -> fmt::Result {
     let head = format!("# {title}");
     writeln!(f, "{head:<width$}  # {:>11}  {:>7}  {:>9}", "connections", "clients", "bytes")?;
-    for Row { pattern, connections, clients, octets, note } in rows {
+    for Row { pattern, sum, note } in rows {
         let pattern = format!("{before}{pattern}");
-        let (connections, octets) = (Grouped(*connections), Octets(*octets));
-        let counts = format!("{connections:>11}  {clients:>7}  {octets:>9}");
+        let (connections, octets) = (Grouped(sum.connections), Octets(sum.octets));
+        let counts = format!("{connections:>11}  {:>7}  {octets:>9}", sum.clients);
         let gap = if note.is_empty() { "" } else { "  " };
         writeln!(f, "{pattern:<width$}  # {counts}{gap}{note}")?;
     }

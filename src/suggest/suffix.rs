@@ -1,7 +1,7 @@
 //! What the public suffix list says (<https://publicsuffix.org>), both its sections: below a suffix every name may be
 //! somebody else's.
 
-use psl::{List, Psl};
+use psl::{List, Psl, Type};
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::iter;
@@ -31,11 +31,30 @@ fn has_rules_below(parent: &str) -> bool {
     asks_for_more.get()
 }
 
-/// By registrable domain, then by the labels from the right: `*` comes before every name, and a name before those
-/// below it.
+/// The domain that the registry gave away, whatever its owner lets others have below it: `github.io` of `a.b.github.io`.
+fn given_by_a_registry(name: &str) -> &str {
+    let mut suffix = suffix(name);
+    while let Some((text, Some(Type::Private))) = suffix {
+        suffix = text.split_once('.').and_then(|(_, above)| self::suffix(above));
+    }
+    let Some((suffix, _)) = suffix else { return name };
+    let below = name.strip_suffix(suffix).and_then(|rest| rest.strip_suffix('.'));
+    match below.map(|below| below.rfind('.').map_or(0, |dot| dot.saturating_add(1))) {
+        Some(start) => name.get(start..).unwrap_or(name),
+        None => name,
+    }
+}
+
+fn suffix(name: &str) -> Option<(&str, Option<Type>)> {
+    let suffix = List.suffix(name.as_bytes())?;
+    Some((std::str::from_utf8(suffix.as_bytes()).ok()?, suffix.typ()))
+}
+
+/// By the domain that a registry gave away, then by the labels from the right: `*` comes before every name, and a name
+/// before those below it.
 pub(super) fn order(a: &str, b: &str) -> Ordering {
-    let domain = |name| registrable(name).unwrap_or(name);
-    domain(a).cmp(domain(b)).then_with(|| a.rsplit('.').cmp(b.rsplit('.')))
+    let domains = given_by_a_registry(a).cmp(given_by_a_registry(b));
+    domains.then_with(|| a.rsplit('.').cmp(b.rsplit('.')))
 }
 
 #[cfg(test)]
@@ -60,6 +79,25 @@ mod tests {
             ("www.xn--55qx5d.cn", Some("www.xn--55qx5d.cn")),
         ] {
             assert_eq!(registrable(name), domain, "{name}");
+        }
+    }
+
+    #[test]
+    fn registries() {
+        for (name, domain) in [
+            ("www.example.com", "example.com"),
+            ("*.example.co.uk", "example.co.uk"),
+            ("example.co.uk", "example.co.uk"),
+            ("co.uk", "co.uk"),
+            ("a.b.github.io", "github.io"),
+            ("github.io", "github.io"),
+            ("bucket.s3.amazonaws.com", "amazonaws.com"),
+            ("s3.eu-central-1.amazonaws.com", "amazonaws.com"),
+            ("amazonaws.com", "amazonaws.com"),
+            ("git.example.corp", "example.corp"),
+            ("printer", "printer"),
+        ] {
+            assert_eq!(given_by_a_registry(name), domain, "{name}");
         }
     }
 
@@ -97,11 +135,17 @@ mod tests {
             "printer",
             "z.a.example.com",
             "api.beispiel.de",
+            "s3.amazonaws.com",
+            "a.github.io",
+            "sts.amazonaws.com",
+            "b.github.io",
         ];
         names.sort_by(|a, b| order(a, b));
         assert_eq!(
             names,
             [
+                "s3.amazonaws.com",
+                "sts.amazonaws.com",
                 "api.beispiel.de",
                 "example.co.uk",
                 "example.com",
@@ -111,6 +155,8 @@ mod tests {
                 "b.example.com",
                 "a.b.example.com",
                 "www.example.org",
+                "a.github.io",
+                "b.github.io",
                 "printer",
             ]
         );

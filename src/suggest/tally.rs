@@ -1,6 +1,6 @@
 //! What is counted for one host or address. Everything in it is bounded.
 
-use super::seen::{Outcome, Seen, To};
+use super::seen::{Obstacle, Seen, To};
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -13,49 +13,80 @@ const MAX_PORTS: usize = 16;
 /// Different reasons that are kept.
 const MAX_WORDS: usize = 3;
 
+/// There may be a million of these: what most do not need is elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    pub(super) carried: u64,
+    /// Connections that were carried.
+    pub(super) carried: Sum,
+    /// Why it is an address and not a name.
+    pub(super) why: Words,
+    others: Option<Box<Others>>,
+    ports: Ports,
+}
+
+/// Connections that were not carried.
+#[derive(Debug)]
+pub(super) struct Others {
+    pub(super) sum: Sum,
     pub(super) denied: u64,
-    pub(super) forged: u64,
-    pub(super) failed: u64,
     /// Of all denied ones, so many went on because denying was only tried out.
     pub(super) audited: u64,
-    pub(super) octets: u64,
-    pub(super) clients: Clients,
+    pub(super) forged: u64,
+    pub(super) failed: u64,
     /// Rules that denied.
     pub(super) rules: Words,
     /// Why it was never reached.
     pub(super) causes: Words,
-    /// Why it is an address and not a name.
-    pub(super) why: Words,
-    ports: Ports,
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, seen: &Seen<'_>) {
-        let counter = match &seen.outcome {
-            Outcome::Carried => {
-                self.ports.add(seen.port, |port| port.carried = true);
-                &mut self.carried
-            }
-            Outcome::Denied { rule, audit } => {
-                self.ports.add(seen.port, |port| port.denied = true);
+impl Others {
+    const NONE: Self = Self {
+        sum: Sum { connections: 0, octets: 0, clients: Clients { seen: Vec::new(), more: false } },
+        denied: 0,
+        audited: 0,
+        forged: 0,
+        failed: 0,
+        rules: Words { seen: Vec::new(), more: false },
+        causes: Words { seen: Vec::new(), more: false },
+    };
+
+    fn add(&mut self, obstacle: &Obstacle<'_>) {
+        let counter = match obstacle {
+            Obstacle::Denied { rule, audit } => {
                 self.audited = self.audited.saturating_add(u64::from(*audit));
                 if let Some(rule) = rule {
                     self.rules.add(rule);
                 }
                 &mut self.denied
             }
-            Outcome::Forged => &mut self.forged,
-            Outcome::Failed(why) => {
+            Obstacle::Forged => &mut self.forged,
+            Obstacle::Failed(why) => {
                 self.causes.add(why);
                 &mut self.failed
             }
         };
         *counter = counter.saturating_add(1);
-        self.octets = self.octets.saturating_add(seen.octets);
-        self.clients.add(seen.client);
+    }
+}
+
+static NO_OTHERS: Others = Others::NONE;
+
+impl Tally {
+    pub(super) fn add(&mut self, seen: &Seen<'_>) {
+        match &seen.outcome {
+            Ok(()) => {
+                self.carried.add(seen.client, seen.octets);
+                self.ports.add(seen.port, |port| port.carried = true);
+            }
+            Err(obstacle) => {
+                let others = self.others.get_or_insert_with(|| Box::new(Others::NONE));
+                others.sum.add(seen.client, seen.octets);
+                others.add(obstacle);
+                if let Obstacle::Denied { .. } = obstacle {
+                    self.ports.add(seen.port, |port| port.denied = true);
+                }
+            }
+        }
         if let Some(why) = &seen.why {
             self.why.add(why);
         }
@@ -63,7 +94,7 @@ impl Tally {
 
     /// What a whitelist makes of it.
     pub(super) fn standing(&self, to: &To) -> Standing {
-        match (self.carried, self.denied) {
+        match (self.carried.connections, self.others().denied) {
             (0, _) => Standing::Open,
             (_, 0) => Standing::Allowed,
             _ => match (to, self.ports.carried_alone()) {
@@ -75,11 +106,35 @@ impl Tally {
 
     /// Somebody did not want it, or it is not what it says: no wildcard may reach it.
     pub(super) fn is_suspect(&self) -> bool {
-        self.denied > 0 || (self.carried == 0 && self.forged > 0)
+        let Others { denied, forged, .. } = *self.others();
+        denied > 0 || (self.carried.connections == 0 && forged > 0)
     }
 
-    pub(super) const fn connections(&self) -> u64 {
-        self.carried.saturating_add(self.denied).saturating_add(self.forged).saturating_add(self.failed)
+    pub(super) fn others(&self) -> &Others {
+        self.others.as_deref().unwrap_or(&NO_OTHERS)
+    }
+}
+
+/// Connections, and what they add up to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sum {
+    pub(super) connections: u64,
+    pub(super) octets: u64,
+    pub(super) clients: Clients,
+}
+
+impl Sum {
+    fn add(&mut self, client: IpAddr, octets: u64) {
+        self.connections = self.connections.saturating_add(1);
+        self.octets = self.octets.saturating_add(octets);
+        self.clients.add(client);
+    }
+
+    pub(super) fn and(mut self, other: &Self) -> Self {
+        self.connections = self.connections.saturating_add(other.connections);
+        self.octets = self.octets.saturating_add(other.octets);
+        self.clients.unite(&other.clients);
+        self
     }
 }
 
@@ -121,7 +176,7 @@ impl Clients {
         }
     }
 
-    pub(super) fn unite(&mut self, other: &Self) {
+    fn unite(&mut self, other: &Self) {
         self.more |= other.more;
         other.seen.iter().for_each(|hash| self.add_hash(*hash));
     }
