@@ -37,6 +37,7 @@ mod relay;
 mod replies;
 mod sniffing;
 mod spares;
+mod suggest;
 mod support;
 mod support_test;
 mod upstream;
