@@ -14,7 +14,7 @@ mod suffix;
 mod tally;
 
 use read::{Form, Read};
-use seen::{Meaning, Seen, To};
+use seen::{Meaning, Obstacle, Seen, To};
 use std::collections::HashMap;
 use tally::{Sum, Tally};
 
@@ -49,6 +49,8 @@ pub struct Survey {
     text_records: u64,
     undecided: u64,
     passed: Passed,
+    /// A denied or forged one is among those that there was no room for: a wildcard might reach it.
+    is_blind: bool,
     first: Option<Box<str>>,
     last: Option<Box<str>>,
 }
@@ -70,6 +72,7 @@ impl Survey {
             text_records: 0,
             undecided: 0,
             passed: Passed::default(),
+            is_blind: false,
             first: None,
             last: None,
         }
@@ -137,6 +140,7 @@ impl Survey {
             tally.add(&seen);
         } else if is_full {
             count(&mut self.passed.crowded);
+            self.is_blind |= matches!(seen.outcome, Err(Obstacle::Denied { .. } | Obstacle::Forged));
         } else {
             let mut tally = Box::<Tally>::default();
             tally.add(&seen);
@@ -148,7 +152,8 @@ impl Survey {
     ///
     /// Where at least `collapse` different names stand directly under one parent (0: never), `*.parent` stands for
     /// them, if the public suffix list knows the parent as a registrable domain or as a name below one, and knows
-    /// nothing below it; and if no other name directly under it was denied or forged.
+    /// nothing below it; and if no other name directly under it was denied or forged. Where such a name may be among
+    /// those that there was no room for, there is no wildcard at all.
     #[must_use]
     pub fn whitelist(self, collapse: usize) -> Whitelist {
         Whitelist::new(self, collapse)
@@ -192,6 +197,7 @@ struct Summary {
     /// Of the first record and of the last.
     between: Option<(Box<str>, Box<str>)>,
     collapse: usize,
+    is_blind: bool,
     /// Wildcards, and the names that they stand for.
     wildcards: usize,
     collapsed: usize,

@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 const SHOWN_NAMES: usize = 4;
 const SHOWN_OCTETS: usize = 48;
 
+type Hosts = Vec<(Host, Box<Tally>)>;
+
 impl Whitelist {
     pub(super) fn new(survey: Survey, collapse: usize) -> Self {
         let summary = Summary {
@@ -23,12 +25,13 @@ impl Whitelist {
             max_places: survey.max_places,
             between: survey.first.zip(survey.last),
             collapse,
+            is_blind: survey.is_blind,
             wildcards: 0,
             collapsed: 0,
         };
         let mut list = Self { summary, names: Vec::new(), addresses: Vec::new(), to_decide: Vec::new() };
         let (hosts, addresses) = apart(survey.places);
-        list.hosts(hosts, collapse);
+        list.hosts(hosts, if survey.is_blind { 0 } else { collapse });
         for (address, tally) in addresses {
             match tally.standing(&To::Address(address)) {
                 Standing::Open => list.to_decide.push(open(address.to_string(), &tally)),
@@ -42,8 +45,8 @@ impl Whitelist {
         list
     }
 
-    fn hosts(&mut self, hosts: Vec<(Host, Box<Tally>)>, collapse: usize) {
-        let mut siblings: BTreeMap<String, Vec<(Host, Box<Tally>)>> = BTreeMap::new();
+    fn hosts(&mut self, hosts: Hosts, collapse: usize) {
+        let mut siblings: BTreeMap<String, Hosts> = BTreeMap::new();
         let mut kept_apart: HashSet<String> = HashSet::new();
         let mut open_questions = Vec::new();
         for (host, tally) in hosts {
@@ -95,9 +98,7 @@ impl Whitelist {
 }
 
 /// Hosts, and addresses in their order.
-fn apart(
-    places: impl IntoIterator<Item = (To, Box<Tally>)>,
-) -> (Vec<(Host, Box<Tally>)>, BTreeMap<SocketAddr, Box<Tally>>) {
+fn apart(places: impl IntoIterator<Item = (To, Box<Tally>)>) -> (Hosts, BTreeMap<SocketAddr, Box<Tally>>) {
     let (mut hosts, mut addresses) = (Vec::new(), BTreeMap::new());
     for (to, tally) in places {
         match to {
@@ -128,7 +129,7 @@ fn alone(host: &Host, tally: &Tally) -> Row {
 }
 
 /// `*.parent` for all of these.
-fn wildcard(parent: &str, mut names: Vec<(Host, Box<Tally>)>) -> Row {
+fn wildcard(parent: &str, mut names: Hosts) -> Row {
     let sum = names.iter().fold(Sum::default(), |sum, (_, tally)| sum.and(&tally.carried));
     // The busiest tell best what is behind a wildcard; those that are as busy stay in their order.
     names.sort_by_key(|(_, tally)| std::cmp::Reverse(tally.carried.connections));
@@ -153,6 +154,9 @@ fn wildcard(parent: &str, mut names: Vec<(Host, Box<Tally>)>) -> Row {
 /// A pattern that waits for a decision.
 fn open(pattern: String, tally: &Tally) -> Row {
     let (mut notes, others) = (Vec::new(), tally.others());
+    if !tally.why.is_empty() {
+        notes.push(tally.why.to_string());
+    }
     if others.denied > 0 {
         let carried = match tally.carried.connections {
             0 => String::new(),

@@ -33,7 +33,7 @@ impl fmt::Display for Octets {
         ];
         match UNITS.iter().find(|(size, _)| self.0 >= *size) {
             Some(&(size, unit)) => {
-                let tenths = (self.0 / (size / 10)).to_string();
+                let tenths = self.0.checked_div(size / 10).unwrap_or_default().to_string();
                 let (whole, tenth) = tenths.split_at(tenths.len().saturating_sub(1));
                 f.pad(&format!("{whole}.{tenth} {unit}"))
             }

@@ -47,10 +47,10 @@ impl Whitelist {
         }
         f.write_str("\n")?;
         if text_records > 0 {
-            write!(f, "#             {} of them in the text form\n", Grouped(text_records))?;
+            writeln!(f, "#             {} of them in the text form", Grouped(text_records))?;
         }
         if undecided > 0 {
-            write!(f, "#             {} of them ended before anything was decided\n", Grouped(undecided))?;
+            writeln!(f, "#             {} of them ended before anything was decided", Grouped(undecided))?;
         }
         for (count, what) in [
             (passed.diagnostics, "of diagnostics".to_owned()),
@@ -59,14 +59,14 @@ impl Whitelist {
             (passed.invalid, "with a client, host or address that is none".to_owned()),
         ] {
             if count > 0 {
-                write!(f, "#   skipped   {} {what}\n", Many(count, "line", "lines"))?;
+                writeln!(f, "#   skipped   {} {what}", Many(count, "line", "lines"))?;
             }
         }
         if passed.crowded > 0 {
             let most = Grouped(self.summary.max_places as u64);
-            write!(
+            writeln!(
                 f,
-                "#   INCOMPLETE: {} to hosts and addresses that came after {most} others\n",
+                "#   INCOMPLETE: {} to hosts and addresses that came after {most} others",
                 Many(passed.crowded, "connection", "connections")
             )?;
         }
@@ -82,10 +82,15 @@ impl Whitelist {
         }
         match self.to_decide.len() as u64 {
             0 => f.write_str("\n")?,
-            open => write!(f, "; {} to decide, at the end\n", Grouped(open))?,
+            open => writeln!(f, "; {} to decide, at the end", Grouped(open))?,
         }
         match self.summary.collapse {
             0 => f.write_str("#   wildcards none, as asked\n")?,
+            _ if self.summary.is_blind => {
+                f.write_str(
+                    "#   wildcards none: they might reach what was denied or forged and is not in here\n",
+                )?;
+            }
             n => {
                 let names = Many(n as u64, "name or more stands", "names or more stand");
                 write!(

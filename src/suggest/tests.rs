@@ -271,7 +271,9 @@ fn connections_without_a_name() {
         ]),
         "tls, absent; unknown, not-sniffed"
     );
-    assert_eq!(suggested([bare(json!({ "decision": "deny", "end": "denied" }))], 3), ["?192.0.2.10:443"]);
+    let denied = bare(json!({ "decision": "deny", "end": "denied" }));
+    assert_eq!(suggested([&denied], 3), ["?192.0.2.10:443"]);
+    assert_eq!(note([&denied]), "unknown, silent; denied once by default");
     // Of an address rule the name is what the client claims, and was asked of nobody.
     let claimed = record(json!({ "host": "evil.example", "rule": "direct:192.0.2.0/24" }));
     assert_eq!(suggested([&claimed], 3), ["192.0.2.10:443"]);
@@ -409,12 +411,34 @@ fn there_is_an_end_of_what_is_told_apart() {
 }
 
 #[test]
+fn there_is_no_wildcard_where_a_denied_name_may_be_missing() {
+    let after = |last: String| {
+        let mut survey = Survey::with_room(2);
+        for line in [to("a.b.example"), to("c.b.example"), last] {
+            survey.line(line.as_bytes());
+        }
+        survey.whitelist(2).to_string()
+    };
+    let lost = |changes: Value| {
+        let mut all = json!({ "host": "ads.b.example" });
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        after(record(all))
+    };
+    assert!(lost(json!({})).contains("\n*.b.example "));
+    for changes in [json!({ "decision": "deny", "end": "denied" }), json!({ "forged": true })] {
+        let text = lost(changes);
+        assert!(text.contains("\na.b.example ") && text.contains("\nc.b.example "), "{text}");
+        assert!(text.contains("\n#   wildcards none: they might reach "), "{text}");
+    }
+}
+
+#[test]
 fn the_same_lines_give_the_same_file_in_any_order() {
     let mut lines: Vec<String> = (0..200)
         .map(|i: usize| {
             record(json!({
                 "host": format!("h{}.d{}.example", i % 17, i % 5), "client": format!("10.0.0.{}:1", i % 90),
-                "forged": i % 7 == 0, "timestamp": format!("2026-03-01T10:00:{:02}.000Z", i % 60),
+                "forged": i.is_multiple_of(7), "timestamp": format!("2026-03-01T10:00:{:02}.000Z", i % 60),
             }))
         })
         .collect();

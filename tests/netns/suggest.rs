@@ -1,11 +1,11 @@
 //! From open to default deny: what an open daemon carried becomes a whitelist, and with it the same goes on.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
 
 use crate::support::client::{Said, read_exactly};
-use crate::support::tools::{feed, text};
+use crate::support::tools::{command, feed, text};
 use crate::support::{Daemon, Lab, WEB_V4};
 
 const BANNER: &str = "220 mail.example.org ESMTP\r\n";
@@ -216,6 +216,25 @@ fn files_and_exit_codes() {
         assert!(errors.iter().all(|part| said.err.contains(part)), "{errors:?}: {said:?}");
         assert_eq!(errors.is_empty(), said.err.is_empty(), "{said:?}");
     }
+}
+
+/// Nobody's line is worth more memory than a record.
+#[test]
+fn an_endless_line_is_not_held() {
+    let path = std::env::temp_dir().join(format!("wayleave-suggest-long-{}", std::process::id()));
+    let mut file = std::fs::File::create(&path).unwrap();
+    // A hole, which takes no room on the disk.
+    file.set_len(128 << 20).unwrap();
+    file.seek(SeekFrom::End(0)).unwrap();
+    write!(file, "\n{}", line("a.example")).unwrap();
+    let mut command = command("prlimit");
+    command.args(["--as=100000000", env!("CARGO_BIN_EXE_wayleave"), "suggest"]).arg(&path);
+    let output = command.output().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    assert_eq!(rows(&out), ["a.example"]);
+    assert!(err.contains("skipped: 1 longer than 64 KiB"), "{err}");
 }
 
 /// `wayleave suggest | head -1`, with far more than fits into a pipe.
