@@ -2,6 +2,7 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The command line. Every value is text here: a flag, an environment variable and a file are all read by
 /// [`crate::settings`], so that each is understood, and complained of, in the same way.
@@ -35,6 +36,8 @@ pub enum Command {
     Check(Flags),
     /// Say which rule decides about a connection, and which way it would go
     Explain(Explain),
+    /// Write a whitelist from the records of what was seen
+    Suggest(SuggestArgs),
 }
 
 /// What is to be explained.
@@ -202,6 +205,17 @@ fn with_two_dashes(arg: OsString, known: &[String]) -> OsString {
     let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else { return arg };
     let name = rest.split('=').next().unwrap_or(rest);
     if name.len() > 1 && known.iter().any(|flag| flag == name) { format!("--{rest}").into() } else { arg }
+}
+
+/// A whitelist from records.
+#[derive(Args, Debug, Default, Clone)]
+pub struct SuggestArgs {
+    /// Logs with records, as --log-format json or text writes them; none or "-": standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write *.parent for this many names directly under one parent; 0: never
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub collapse: usize,
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Check(flags)) => return commands::check::check(flags),
         Some(Command::Explain(asked)) => return commands::explain::explain(asked),
+        Some(Command::Suggest(args)) => return commands::suggest::suggest(args),
         None => {}
     }
     let settings = match Settings::read(&cli.flags, &Process) {

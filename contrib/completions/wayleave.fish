@@ -58,6 +58,7 @@ complete -c wayleave -n "__fish_wayleave_needs_command" -s h -l help -d 'Print h
 complete -c wayleave -n "__fish_wayleave_needs_command" -s V -l version -d 'Print version'
 complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "check" -d 'Read flags, environment, policy and lists as the daemon would, and say what they mean'
 complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "explain" -d 'Say which rule decides about a connection, and which way it would go'
+complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "suggest" -d 'Write a whitelist from the records of what was seen'
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l listen -d 'Listen here instead; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
@@ -111,3 +112,5 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l log-format
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l recheck -d 'At HUP, also close open connections that the new policy denies'
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c wayleave -n "__fish_wayleave_using_subcommand suggest" -l collapse -d 'Write *.parent for this many names directly under one parent; 0: never' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand suggest" -s h -l help -d 'Print help'

@@ -39,6 +39,7 @@ mod reload;
 mod replies;
 mod sniffing;
 mod spares;
+mod suggest;
 mod support;
 mod support_test;
 mod upstream;
