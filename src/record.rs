@@ -1,11 +1,12 @@
 //! The record: the one thing that every connection leaves behind, however it ended.
 
 use crate::addr::{ClientAddr, Host, OriginalDst};
-use crate::policy::{Decision, Route};
+use crate::policy::{Decision, Query, Route};
 use crate::sniff::{NoHost, Protocol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,6 +149,10 @@ pub struct Known {
     pub upstream: Option<Arc<str>>,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
+    /// How the connection would have ended, had it not been let through by an audit.
+    pub audit: Option<Cause>,
+    /// A name that does not go with the original destination was claimed for it, and that was noticed.
+    pub is_forged: bool,
     /// From accept to the end of the sniff.
     pub sniff: Option<Duration>,
     /// From the end of the sniff until the far side was ready.
@@ -167,9 +172,17 @@ impl Known {
             decision: None,
             upstream: None,
             dialled: None,
+            audit: None,
+            is_forged: false,
             sniff: None,
             dial: None,
         }
+    }
+
+    /// What the policy is asked about it; none as long as its destination is not known.
+    #[must_use]
+    pub fn query(&self) -> Option<Query<'_>> {
+        Some(Query { client: self.client, host: self.host.as_ref().ok(), dst: self.dst? })
     }
 
     fn decision_word(&self) -> Option<&'static str> {
@@ -178,6 +191,11 @@ impl Known {
 
     fn route_word(&self) -> Option<&'static str> {
         self.decision.and_then(|decision| decision.route()).map(Route::word)
+    }
+
+    /// Of the policy file.
+    fn line(&self) -> Option<NonZeroU32> {
+        self.decision.and_then(|decision| decision.rule.line())
     }
 
     fn rule(&self) -> Option<String> {
@@ -220,6 +238,9 @@ impl fmt::Display for Record {
         }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             write!(f, " decision={decision} rule={rule}")?;
+            if let Some(line) = known.line() {
+                write!(f, " line={line}")?;
+            }
         }
         if let Some(route) = known.route_word() {
             write!(f, " route={route}")?;
@@ -231,6 +252,12 @@ impl fmt::Display for Record {
                 write!(f, " dialled={addr}")?
             }
             (None, _) => {}
+        }
+        if let Some(cause) = known.audit {
+            write!(f, " audit={}", cause.word())?;
+        }
+        if known.is_forged {
+            f.write_str(" forged=true")?;
         }
         write!(f, " up={} down={}", self.up, self.down)?;
         for (key, time) in [("sniff", known.sniff), ("dial", known.dial), ("first", self.first)] {
@@ -277,6 +304,9 @@ impl Record {
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             map.serialize_entry("decision", decision)?;
             map.serialize_entry("rule", &rule)?;
+            if let Some(line) = known.line() {
+                map.serialize_entry("line", &line)?;
+            }
         }
         if let Some(route) = known.route_word() {
             map.serialize_entry("route", route)?;
@@ -286,6 +316,12 @@ impl Record {
         }
         if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
+        }
+        if let Some(cause) = known.audit {
+            map.serialize_entry("audit", cause.word())?;
+        }
+        if known.is_forged {
+            map.serialize_entry("forged", &true)?;
         }
         map.serialize_entry("up", &self.up)?;
         map.serialize_entry("down", &self.down)?;
@@ -401,6 +437,16 @@ mod tests {
         assert_eq!((&json["ech"], &json["rule"]), (&true.into(), &"ech".into()));
         record.known.host = Err(NoHost::Absent);
         assert!(record.to_string().contains(" no_host=absent ech=true "));
+    }
+
+    #[test]
+    fn a_forged_name_is_said_and_otherwise_nothing() {
+        let mut record = record();
+        let json = |record: &Record| serde_json::to_value(record).unwrap();
+        assert!(!record.to_string().contains("forged") && json(&record).get("forged").is_none());
+        record.known.is_forged = true;
+        assert!(record.to_string().contains("(10.0.2.2:3128) forged=true up=517 "), "{record}");
+        assert_eq!(json(&record)["forged"], true);
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! One connection, from accept to record.
 
+mod audit;
 mod open;
 mod recheck;
 mod refuse;
 mod report;
 
+pub use audit::Audit;
 pub use open::{Open, Registry};
 pub use recheck::Rechecked;
 
-use crate::addr::ClientAddr;
+use crate::addr::{ClientAddr, Host};
 use crate::alarm::Alarm;
-use crate::dial::{DialError, Dialler, Far, Spares};
+use crate::dial::{Checked, DialError, Dialler, Far, Spares};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
@@ -24,7 +26,7 @@ use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
 use report::Report;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub struct Context {
     pub ech: Ech,
     /// Open connections are held against each policy that is read again.
     pub recheck: bool,
+    /// What would have been refused is let through and counted here; none: it is refused.
+    pub audit: Option<Audit>,
     /// The way on.
     pub dialler: Dialler,
     /// None: no sniffing.
@@ -58,18 +62,20 @@ pub struct Context {
 }
 
 impl Context {
-    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up.
+    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up, up to
+    /// `questions` at once.
     ///
     /// # Errors
     /// This machine's addresses cannot be read (getifaddrs(3)).
-    pub fn new(settings: Settings, log: Log) -> io::Result<Self> {
+    pub fn new(settings: Settings, log: Log, questions: usize) -> io::Result<Self> {
         let runtime = Handle::current();
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
             ech: settings.ech,
             recheck: settings.recheck,
+            audit: settings.audit.then(Audit::default),
             dialler: Dialler {
-                resolver: Resolver::new(runtime.clone()),
+                resolver: Resolver::new(runtime.clone(), questions),
                 own: OwnAddrs::new()?,
                 loops: Loops::default(),
                 upstream: settings.upstream,
@@ -92,6 +98,15 @@ impl Context {
             Ech::Deny if ech => Decision::ECH_DENIED,
             Ech::Deny | Ech::Allow => self.policy.load().decide(query),
         }
+    }
+
+    /// Whether the policy has nothing against a connection that goes to this address instead of its original
+    /// destination: the policy of this moment, so that nobody goes to what has been denied meanwhile.
+    fn may_go_to(&self, open: &Open, ip: IpAddr) -> bool {
+        let known = open.known();
+        known.query().is_some_and(|query| {
+            !self.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..query }).is_denied()
+        })
     }
 }
 
@@ -192,7 +207,7 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
         Err(why) => tracing::debug!("{peer}: no host: {why}, {} octets", first.len()),
     }
 
-    let query = Query { host: sniffed.host.as_ref().ok(), dst };
+    let query = Query { client: peer, host: sniffed.host.as_ref().ok(), dst };
     let decision = report.decide(&query, sniffed.ech);
     if decision.is_denied() {
         let why = refuse::reason(&decision, &sniffed);
@@ -282,13 +297,34 @@ async fn dial(
             ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
         }
         (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {
-            Some(host) => Box::pin(ctx.dialler.host(host, query.dst, deadline)).await,
+            Some(host) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
             None => Err(DialError::NoAddress),
         },
         (Action::Forward { route: Route::Direct, .. }, ..) => ctx.dialler.original(query.dst, deadline).await,
         // The policy knows whether there is an upstream, and denied connections do not come here: neither is reached.
         (Action::Forward { route: Route::Tunnel, .. } | Action::Deny, ..) => Err(DialError::NoAddress),
     }
+}
+
+/// Directly, as a host rule let it through: whether the name goes with the address is looked into first, and told to the
+/// record before anything is dialled.
+async fn dial_by_name(
+    ctx: &Context,
+    query: &Query<'_>,
+    host: &Host,
+    deadline: Instant,
+    report: &Report,
+) -> Result<Far, DialError> {
+    if ctx.audit.is_some() {
+        audit::check_name(report, host, query, deadline);
+        return ctx.dialler.original(query.dst, deadline).await;
+    }
+    let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
+    let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
+    if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
+        report.forged();
+    }
+    ctx.dialler.checked(&checked?, deadline).await
 }
 
 #[cfg(test)]

@@ -156,7 +156,7 @@ fn counted_server() {
     let arguments = env::var(ARGUMENTS).unwrap();
     let cli =
         Cli::read(["wayleave", "--log-format=json"].into_iter().chain(arguments.lines()).map(Into::into));
-    let settings = Settings::read(&cli.unwrap(), &Environment).unwrap();
+    let settings = Settings::read(&cli.unwrap().flags, &Environment).unwrap();
     let (log, _writer) = Log::start(io::stderr(), settings.log_format, true).unwrap();
     log.subscribe(log::filter().unwrap(), settings.log_format, true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -164,7 +164,7 @@ fn counted_server() {
         let workers = settings.workers.unwrap().get();
         let limits = Limits::raise(settings.max_connections, workers, settings.upstream_spares).unwrap();
         let listeners = Listeners::bind(&settings.listen, workers).unwrap();
-        let ctx = Arc::new(Context::new(settings, log).unwrap());
+        let ctx = Arc::new(Context::new(settings, log, limits.questions).unwrap());
         Server::start(&ctx, listeners, limits.connections).unwrap().finished().await;
     });
 }

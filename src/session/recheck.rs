@@ -2,7 +2,6 @@
 
 use super::Context;
 use crate::alarm;
-use crate::policy::Query;
 use std::fmt;
 
 /// What ends a connection that a later policy denies.
@@ -37,17 +36,16 @@ impl Context {
     /// there and held against the new policy, or it takes the lock after us; and one that is registered later takes
     /// the registry's lock after us. Both then find the new policy, which was in its place before.
     pub fn recheck(&self) -> Option<Rechecked> {
-        if !self.recheck {
+        // An audit closes nothing.
+        if !self.recheck || self.audit.is_some() {
             return None;
         }
         let mut rechecked = Rechecked { held: 0, denied: 0 };
         // The registry is not locked meanwhile: a policy may take its time, and connections come and go.
         for open in self.open.registered() {
             let known = open.known();
-            let Some(dst) = known.dst.filter(|_| known.decision.is_some_and(|d| !d.is_denied())) else {
-                continue;
-            };
-            let query = Query { host: known.host.as_ref().ok(), dst };
+            let let_through = known.decision.is_some_and(|decision| !decision.is_denied());
+            let Some(query) = known.query().filter(|_| let_through) else { continue };
             let denied = self.decide(&query, known.ech).is_denied();
             // Also takes back what the policy before this one has called off a moment ago.
             open.meters.call_off(denied);
@@ -68,7 +66,7 @@ mod tests {
     use crate::addr::{ClientAddr, Host, OriginalDst};
     use crate::cli::Cli;
     use crate::log::Log;
-    use crate::policy::{Decision, Policy, Rule};
+    use crate::policy::{Decision, Policy, Query, Rule};
     use crate::settings::{LogFormat, Process, Settings};
     use crate::sniff::{NoHost, Protocol, Sniffed};
     use std::io;
@@ -77,7 +75,8 @@ mod tests {
 
     fn settings(args: &str) -> Settings {
         let args = args.split_ascii_whitespace().map(Into::into);
-        Settings::read(&Cli::read(std::iter::once("wayleave".into()).chain(args)).unwrap(), &Process).unwrap()
+        Settings::read(&Cli::read(std::iter::once("wayleave".into()).chain(args)).unwrap().flags, &Process)
+            .unwrap()
     }
 
     fn policy(args: &str) -> Arc<Policy> {
@@ -88,7 +87,7 @@ mod tests {
         let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _entered = runtime.enter();
-        Arc::new(Context::new(settings(args), log).unwrap())
+        Arc::new(Context::new(settings(args), log, 1).unwrap())
     }
 
     fn dst() -> OriginalDst {
@@ -110,7 +109,8 @@ mod tests {
 
     fn decided(ctx: &Arc<Context>, host: &str, ech: bool) -> (Report, Decision) {
         let (report, host) = sniffed(ctx, host, ech);
-        let decision = report.decide(&Query { host: Some(&host), dst: dst() }, ech);
+        let client = ClientAddr::new("10.0.0.1:1".parse().unwrap());
+        let decision = report.decide(&Query { client, host: Some(&host), dst: dst() }, ech);
         (report, decision)
     }
 

@@ -41,7 +41,11 @@ impl Report {
     /// that is yet to be let through by a policy that is not there any more: see [`Context::recheck`].
     pub(super) fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
         let mut known = self.open.known();
-        let decision = self.ctx.decide(query, ech);
+        let mut decision = self.ctx.decide(query, ech);
+        if let Some(audit) = &self.ctx.audit {
+            let upstream = self.ctx.dialler.upstream.is_some();
+            decision = audit.let_through(decision, upstream, &mut known.audit);
+        }
         known.decision = Some(decision);
         decision
     }
@@ -49,13 +53,14 @@ impl Report {
     /// The connection is called off: notes what denies it, and gives the end that it comes to.
     pub(super) fn called_off(&self) -> End {
         let mut known = self.open.known();
-        let anew = known.dst.map(|dst| {
-            let query = Query { host: known.host.as_ref().ok(), dst };
-            self.ctx.decide(&query, known.ech)
-        });
+        let anew = known.query().map(|query| self.ctx.decide(&query, known.ech));
         // Should yet another policy let it through by now, it comes too late.
         known.decision = anew.filter(Decision::is_denied).or(known.decision);
         End::because(Cause::Denied, Side::Wayleave, CALLED_OFF)
+    }
+
+    pub(super) fn forged(&self) {
+        self.open.known().is_forged = true;
     }
 
     pub(super) fn upstream(&self, name: &Arc<str>) {

@@ -13,6 +13,7 @@
 #![allow(dead_code)]
 
 mod answers;
+mod audit;
 mod bulk;
 mod capture;
 mod chain;
@@ -39,6 +40,7 @@ mod reload;
 mod replies;
 mod sniffing;
 mod spares;
+mod suggest;
 mod support;
 mod support_test;
 mod upstream;
