@@ -90,13 +90,17 @@ mod tests {
         Arc::new(Context::new(settings(args), log, 1).unwrap())
     }
 
+    fn client() -> ClientAddr {
+        ClientAddr::new("10.0.0.1:1".parse().unwrap())
+    }
+
     fn dst() -> OriginalDst {
         OriginalDst::recovered("192.0.2.10:443".parse().unwrap())
     }
 
     /// A connection that came this far; not decided yet.
     fn sniffed(ctx: &Arc<Context>, host: &str, ech: bool) -> (Report, Host) {
-        let report = Report::open(Arc::clone(ctx), ClientAddr::new("10.0.0.1:1".parse().unwrap()));
+        let report = Report::open(Arc::clone(ctx), client());
         let host = Host::parse(host.as_bytes()).unwrap();
         report.destination(dst());
         report.sniffed(&Sniffed {
@@ -109,8 +113,7 @@ mod tests {
 
     fn decided(ctx: &Arc<Context>, host: &str, ech: bool) -> (Report, Decision) {
         let (report, host) = sniffed(ctx, host, ech);
-        let client = ClientAddr::new("10.0.0.1:1".parse().unwrap());
-        let decision = report.decide(&Query { client, host: Some(&host), dst: dst() }, ech);
+        let decision = report.decide(&Query { client: client(), host: Some(&host), dst: dst() }, ech);
         (report, decision)
     }
 
@@ -176,7 +179,7 @@ mod tests {
                 let known = report.open.known();
                 let deciding = scope.spawn(|| {
                     begun.store(true, Ordering::Release);
-                    report.decide(&Query { host: Some(&host), dst: dst() }, false)
+                    report.decide(&Query { client: client(), host: Some(&host), dst: dst() }, false)
                 });
                 while !begun.load(Ordering::Acquire) {
                     std::thread::yield_now();
