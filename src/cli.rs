@@ -191,8 +191,10 @@ impl Cli {
     /// A usage error, or a request for help or the version, both of which clap prints.
     pub fn read<I: IntoIterator<Item = OsString>>(args: I) -> Result<Self, clap::Error> {
         let command = Self::command();
+        let of_commands = command.get_subcommands().flat_map(clap::Command::get_arguments);
         let known: Vec<String> = command
             .get_arguments()
+            .chain(of_commands)
             .filter_map(|arg| arg.get_long().map(str::to_owned))
             .chain(["help", "version"].map(str::to_owned))
             .collect();
@@ -239,6 +241,9 @@ mod tests {
         assert_eq!(cli.flags.sniff.sniff_timeout.as_deref(), Some("-1s"));
         let cli = read(&["--sniff-max-bytes", "-1", "-dial-timeout", "25s"]).unwrap();
         assert_eq!(cli.flags.sniff.sniff_max_bytes.as_deref(), Some("-1"));
+        let explained = read(&["explain", "-at", "192.0.2.1", "-local-port=8043", "10.0.0.1", "a.example"]);
+        let Some(Command::Explain(explained)) = explained.unwrap().command else { panic!() };
+        assert_eq!(explained.at.as_deref(), Some("192.0.2.1"));
         assert_eq!(read(&["-version"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayVersion);
         assert_eq!(read(&["-help"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
     }

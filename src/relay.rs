@@ -72,8 +72,8 @@ impl Meters {
         (self.first.load(Ordering::Relaxed) & !CALLED_OFF).checked_sub(1).map(Duration::from_micros)
     }
 
-    /// Whether it is to end, since it may go on no longer. A relay sees it when it is polled: see
-    /// [`rouse`](crate::alarm::rouse).
+    /// Says that it may go on no longer, or again. A relay sees that when it is polled next, for which it can be
+    /// [roused](crate::alarm::rouse).
     pub(crate) fn call_off(&self, denied: bool) {
         match denied {
             true => self.first.fetch_or(CALLED_OFF, Ordering::Relaxed),
@@ -146,9 +146,9 @@ pub struct Sides {
     pub far: Socket,
 }
 
-/// Relays until both directions are finished, one side resets, a timeout runs out, or it is [called
-/// off](Meters::call_off). On anything but an orderly end
-/// (`closed`) the sockets are left for the caller to reset, after what was [received before](deliver).
+/// Relays until both directions are finished, one side resets, a timeout runs out, or a later policy denies it. On
+/// anything but an orderly end (`closed`) the sockets are left for the caller to reset, after what was [received
+/// before](deliver).
 pub struct Relay<'a> {
     sides: &'a Sides,
     up: Half,

@@ -324,7 +324,8 @@ async fn called_off_before_it_begins_it_moves_nothing() {
     let meters = Meters::default();
     meters.call_off(true);
     let first = Pending { up: b"hello".as_slice().into(), down: b"early".as_slice().into() };
-    assert_eq!(run(near, far, first, LONG, &meters).await, End::new(Cause::Denied, Side::Wayleave));
+    let end = tokio::time::timeout(Duration::from_secs(5), run(near, far, first, LONG, &meters)).await;
+    assert_eq!(end.unwrap(), End::new(Cause::Denied, Side::Wayleave));
     assert_eq!((meters.up.load(Ordering::Relaxed), meters.down.load(Ordering::Relaxed)), (0, 0));
 }
 

@@ -13,6 +13,7 @@
 #![allow(dead_code)]
 
 mod answers;
+mod audit;
 mod bulk;
 mod capture;
 mod chain;

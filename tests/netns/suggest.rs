@@ -116,7 +116,7 @@ fn what_an_open_daemon_carried_goes_on_under_default_deny() {
 
     let list = lab.file("suggested", &said.out);
     let closed = lab.daemon(&["--default", "deny", "--allow-file", &list]);
-    closed.line("6 patterns allowed");
+    closed.line("1 rule for 6 destinations");
     for url in URLS {
         assert!(visits(&lab, url), "{url}");
     }
