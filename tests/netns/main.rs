@@ -21,6 +21,7 @@ mod credentials;
 mod crowd;
 mod dead_spares;
 mod demo;
+mod dns_support;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
