@@ -22,9 +22,13 @@ mod crowd;
 mod dead_spares;
 mod demo;
 mod dns_answers;
+mod dns_cache;
 mod dns_clients;
+mod dns_faults;
 mod dns_forged;
+mod dns_load;
 mod dns_support;
+mod dns_tunnel;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
