@@ -27,6 +27,7 @@ mod dns_clients;
 mod dns_faults;
 mod dns_forged;
 mod dns_load;
+mod dns_policy;
 mod dns_support;
 mod dns_tunnel;
 mod faults;

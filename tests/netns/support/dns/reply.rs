@@ -109,6 +109,10 @@ impl Reply {
         Reply::addresses(&[], ttl).by_way_of(&[(target, ttl)])
     }
 
+    pub fn has_addresses(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
     /// And addresses of names that nobody asked for, in the same section.
     #[track_caller]
     pub fn and_of(mut self, name: &str, addresses: &[&str]) -> Reply {
