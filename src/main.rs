@@ -81,14 +81,8 @@ fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListe
     let outcome = log.subscribe(filter, format, timestamps).map_err(Into::into).and_then(|()| {
         // A panic is a bug and ends one connection; it is said where everything else is said.
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(wayleave::resolve::MAX_LOOKUPS)
-            .build()?;
-        let outcome = runtime.block_on(serve(cli, settings, log, handed_over));
-        // A lookup may hang for as long as the system's resolver likes; nobody waits for it any more.
-        runtime.shutdown_background();
-        outcome
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(serve(cli, settings, log, handed_over))
     });
     (outcome, writer.finish(LAST_WORDS))
 }
@@ -104,7 +98,7 @@ async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListen
     };
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
-    let ctx = Context::new(settings, log).map_err(|err| {
+    let ctx = Context::new(settings, log, limits.questions).map_err(|err| {
         format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
     })?;
     let ctx = Arc::new(ctx);

@@ -146,6 +146,8 @@ pub struct Known {
     pub upstream: Option<Arc<str>>,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
+    /// A name that does not go with the original destination was claimed for it, and that was noticed.
+    pub is_forged: bool,
     /// From accept to the end of the sniff.
     pub sniff: Option<Duration>,
     /// From the end of the sniff until the far side was ready.
@@ -164,6 +166,7 @@ impl Known {
             decision: None,
             upstream: None,
             dialled: None,
+            is_forged: false,
             sniff: None,
             dial: None,
         }
@@ -226,6 +229,9 @@ impl fmt::Display for Record {
             }
             (None, _) => {}
         }
+        if known.is_forged {
+            f.write_str(" forged=true")?;
+        }
         write!(f, " up={} down={}", self.up, self.down)?;
         for (key, time) in [("sniff", known.sniff), ("dial", known.dial), ("first", self.first)] {
             if let Some(time) = time {
@@ -277,6 +283,9 @@ impl Record {
         }
         if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
+        }
+        if known.is_forged {
+            map.serialize_entry("forged", &true)?;
         }
         map.serialize_entry("up", &self.up)?;
         map.serialize_entry("down", &self.down)?;
@@ -377,6 +386,16 @@ mod tests {
         assert_eq!(json["end"], "upstream-refused");
         assert_eq!(json["detail"], "it said \"no\"\n\u{1b}[31m");
         assert!(json.get("no_host").is_none() && json.get("first_us").is_none());
+    }
+
+    #[test]
+    fn a_forged_name_is_said_and_otherwise_nothing() {
+        let mut record = record();
+        let json = |record: &Record| serde_json::to_value(record).unwrap();
+        assert!(!record.to_string().contains("forged") && json(&record).get("forged").is_none());
+        record.known.is_forged = true;
+        assert!(record.to_string().contains("(10.0.2.2:3128) forged=true up=517 "), "{record}");
+        assert_eq!(json(&record)["forged"], true);
     }
 
     #[test]

@@ -6,8 +6,8 @@ mod report;
 
 pub use open::{Open, Registry};
 
-use crate::addr::ClientAddr;
-use crate::dial::{DialError, Dialler, Far, Spares};
+use crate::addr::{ClientAddr, Host};
+use crate::dial::{Checked, DialError, Dialler, Far, Spares};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
@@ -50,16 +50,17 @@ pub struct Context {
 }
 
 impl Context {
-    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up.
+    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up, up to
+    /// `questions` at once.
     ///
     /// # Errors
     /// This machine's addresses cannot be read (getifaddrs(3)).
-    pub fn new(settings: Settings, log: Log) -> io::Result<Self> {
+    pub fn new(settings: Settings, log: Log, questions: usize) -> io::Result<Self> {
         let runtime = Handle::current();
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
             dialler: Dialler {
-                resolver: Resolver::new(runtime.clone()),
+                resolver: Resolver::new(runtime.clone(), questions),
                 own: OwnAddrs::new()?,
                 loops: Loops::default(),
                 upstream: settings.upstream,
@@ -238,13 +239,32 @@ async fn dial(
             ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
         }
         (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {
-            Some(host) => Box::pin(ctx.dialler.host(host, query.dst, deadline)).await,
+            Some(host) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
             None => Err(DialError::NoAddress),
         },
         (Action::Forward { route: Route::Direct, .. }, ..) => ctx.dialler.original(query.dst, deadline).await,
         // The policy knows whether there is an upstream, and denied connections do not come here: neither is reached.
         (Action::Forward { route: Route::Tunnel, .. } | Action::Deny, ..) => Err(DialError::NoAddress),
     }
+}
+
+/// Directly, as a host rule let it through: whether the name goes with the address is looked into first, and told to the
+/// record before anything is dialled.
+async fn dial_by_name(
+    ctx: &Context,
+    query: &Query<'_>,
+    host: &Host,
+    deadline: Instant,
+    report: &Report,
+) -> Result<Far, DialError> {
+    // By the policy of this moment: what has been denied meanwhile is not gone to.
+    let may_go_to =
+        |ip| !ctx.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..*query }).is_denied();
+    let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
+    if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
+        report.forged();
+    }
+    ctx.dialler.checked(&checked?, deadline).await
 }
 
 #[cfg(test)]

@@ -39,6 +39,10 @@ impl Report {
         self.open.known().decision = Some(decision);
     }
 
+    pub(super) fn forged(&self) {
+        self.open.known().is_forged = true;
+    }
+
     pub(super) fn upstream(&self, name: &Arc<str>) {
         self.open.known().upstream = Some(Arc::clone(name));
     }
