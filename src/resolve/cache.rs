@@ -81,6 +81,14 @@ pub(super) enum Look {
 /// Addresses that may have run out, and the question for newer ones if it is to be asked now.
 pub(super) type Stale = (Arc<[IpAddr]>, Option<Arc<Question>>);
 
+/// Whether there is a newer answer to be had.
+#[derive(Debug)]
+pub(super) enum Again {
+    Waiting(Waiting),
+    /// The one that is known is too young to be asked for again.
+    NotBefore(Instant),
+}
+
 #[derive(Debug)]
 struct Known {
     answer: Answer,
@@ -112,7 +120,8 @@ impl Entry {
             let question = Question { tell: watch::Sender::new(None), since: now, refresh };
             Arc::clone(new.insert(Arc::new(question)))
         });
-        Waiting { told: question.tell.subscribe(), new, fallback: None }
+        let (told, since) = (question.tell.subscribe(), question.since);
+        Waiting { told, new, fallback: self.stale(now, since) }
     }
 
     /// The old answer and since when it may be given, while a new one is asked for.
@@ -146,23 +155,20 @@ impl Cache {
         let entry = self.entry(host, now)?;
         match &entry.known {
             Some(known) if known.until > now => Ok(Look::Known(known.answer.clone())),
-            _ => {
-                let mut waiting = entry.ask(now, false);
-                let asked = entry.asked.as_ref().map_or(now, |question| question.since);
-                waiting.fallback = entry.stale(now, asked);
-                Ok(Look::Waiting(waiting))
-            }
+            _ => Ok(Look::Waiting(entry.ask(now, false))),
         }
     }
 
-    /// A place among those who wait for a newer answer than the one that is known. None if that is young.
+    /// A place among those who wait for a newer answer than the one that is known, unless that is young.
     ///
     /// # Errors
     /// There are too many questions.
-    pub(super) fn look_again(&mut self, host: &Host, now: Instant) -> Result<Option<Waiting>, ResolveError> {
+    pub(super) fn look_again(&mut self, host: &Host, now: Instant) -> Result<Again, ResolveError> {
         let entry = self.entry(host, now)?;
-        let is_young = entry.known.as_ref().is_some_and(|known| known.again > now);
-        Ok((entry.asked.is_some() || !is_young).then(|| entry.ask(now, false)))
+        match &entry.known {
+            Some(known) if known.again > now && entry.asked.is_none() => Ok(Again::NotBefore(known.again)),
+            _ => Ok(Again::Waiting(entry.ask(now, false))),
+        }
     }
 
     /// The addresses that are known, whether they have run out or not; if they have, also a new question, unless it is
