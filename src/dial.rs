@@ -97,7 +97,7 @@ impl Dialler {
         let wanted = self.may_be_dialled(here.ip()).then(|| here.ip());
         // Where nothing else will do there is more reason to wait, and still time to say no.
         let now = Instant::now();
-        let half = deadline.saturating_duration_since(now) / 2;
+        let half = deadline.saturating_duration_since(now).checked_div(2).unwrap_or_default();
         let patience = (self.direct_to == DirectTo::Strict).then(|| now.checked_add(half.min(PATIENCE)));
         let claim = self.resolver.claim(host, wanted, patience.flatten());
         let claim = match timeout_at(deadline, claim).await {

@@ -112,22 +112,22 @@ fn one_family_fails() {
     let dns = lab.name_server();
     let web = Web::new(&lab);
     lab.load_rules();
-    let failures: [(&str, fn() -> Reply); 6] = [
-        ("servfail", || Reply::error(ResponseCode::ServFail)),
-        ("refused", || Reply::error(ResponseCode::Refused)),
-        ("notimp", || Reply::error(ResponseCode::NotImp)),
-        ("silent", Reply::silence),
-        ("garbage", || Reply::silence().after(Trick::Garbage)),
+    let failures = [
+        ("servfail", Reply::error(ResponseCode::ServFail)),
+        ("refused", Reply::error(ResponseCode::Refused)),
+        ("notimp", Reply::error(ResponseCode::NotImp)),
+        ("silent", Reply::silence()),
+        ("garbage", Reply::silence().after(Trick::Garbage)),
         // Broken load balancers say that a name which has no AAAA does not exist.
-        ("nxdomain", || Reply::no_such_name(60)),
+        ("nxdomain", Reply::no_such_name(60)),
     ];
     let good = Reply::addresses(&[SHOP_V4, SHOP_V6], 60);
     let mut names = Vec::new();
     for (word, failure) in failures {
         for (fails, there) in [(RecordType::A, SHOP_V6), (RecordType::AAAA, SHOP_V4)] {
             let name = format!("{word}-{fails}.example.com").to_lowercase();
-            let good = good.clone();
-            dns.script(&name, move |q| if q.kind == fails { failure() } else { good.clone() });
+            let (failure, good) = (failure.clone(), good.clone());
+            dns.script(&name, move |q| if q.kind == fails { failure.clone() } else { good.clone() });
             names.push((name, there));
         }
     }

@@ -137,7 +137,7 @@ fn a_silent_name_server() {
                 scope.spawn(move || read_to_end(&mut begin(lab, tls, &format!("{tls}.mute.example.com"))).0)
             });
             dns.wait_questions("true.mute.example.com", 1);
-            others_go_on(&lab, &daemon);
+            others_go_on(lab, &daemon);
             let [http, tls] = waiting.map(|waiting| waiting.join().unwrap());
             assert!(String::from_utf8_lossy(&http).contains(&format!("; error={error}")));
             assert_eq!(tls, [21, 3, 1, 0, 2, 2, 80]);
