@@ -5,6 +5,9 @@ mod error;
 mod spares;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::DialError;
 pub use spares::Spares;
 

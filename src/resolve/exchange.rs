@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -79,12 +78,12 @@ pub(super) async fn ask(servers: &Servers, query: &Query) -> Result<Message, Res
 }
 
 async fn ask_one(server: SocketAddr, servers: &Servers, query: &Query) -> Result<Message, Trouble> {
-    let answer = exchange(server, servers.timeout, query, servers.edns).await?;
+    let answer = exchange(server, servers, query, servers.edns).await?;
     match answer.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain => {}
         // An old one that knows nothing of EDNS (RFC 6891 section 7).
         ResponseCode::FormErr | ResponseCode::NotImp if servers.edns => {
-            let answer = exchange(server, servers.timeout, query, false).await?;
+            let answer = exchange(server, servers, query, false).await?;
             match answer.metadata.response_code {
                 ResponseCode::NoError | ResponseCode::NXDomain => return Ok(answer),
                 code => return Err(Trouble::Said(code)),
@@ -102,7 +101,7 @@ async fn ask_one(server: SocketAddr, servers: &Servers, query: &Query) -> Result
 /// Over UDP, and over TCP what does not fit.
 async fn exchange(
     server: SocketAddr,
-    patience: Duration,
+    servers: &Servers,
     query: &Query,
     edns: bool,
 ) -> Result<Message, Trouble> {
@@ -116,11 +115,16 @@ async fn exchange(
     }
     let octets = request.to_vec().map_err(|_| Trouble::Nonsense)?;
     let in_time = |done: Result<Result<Message, Trouble>, _>| done.unwrap_or(Err(Trouble::Silent));
-    let answer = in_time(timeout(patience, over_udp(server, &request, &octets)).await)?;
+    let answer = in_time(timeout(servers.timeout, over_udp(server, &request, &octets)).await)?;
     if !answer.metadata.truncation {
         return Ok(answer);
     }
-    in_time(timeout(patience, over_tcp(server, &request, &octets)).await)
+    let over_tcp = async {
+        // The semaphore is never closed.
+        let _place = servers.tcp.acquire().await;
+        over_tcp(server, &request, &octets).await
+    };
+    in_time(timeout(servers.timeout, over_tcp).await)
 }
 
 /// Each question has a socket of its own, with a port that the kernel chose at random: together with the random id that

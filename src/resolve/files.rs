@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// How old what is known of the files may be, in milliseconds.
@@ -24,6 +25,8 @@ const MAX_SEARCH: usize = 6;
 /// resolv.conf(5) silently cuts `timeout` and `attempts` to these.
 const MAX_TIMEOUT: u32 = 30;
 const MAX_ATTEMPTS: u32 = 5;
+/// Answers over TCP at once: each may take 64 KiB.
+pub(super) const MAX_TCP: usize = 32;
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 
@@ -43,6 +46,8 @@ pub(super) struct Servers {
     pub(super) timeout: Duration,
     /// Rounds through all of them.
     pub(super) attempts: u32,
+    /// A place for an answer over TCP, which may be long.
+    pub(super) tcp: Semaphore,
     /// They are told that longer answers than 512 bytes may come (RFC 6891).
     pub(super) edns: bool,
 }
@@ -197,6 +202,7 @@ fn parse_resolv_conf(text: &[u8]) -> Servers {
         search: search.map(|domain| domain.trim_end_matches('.').to_owned()).collect(),
         timeout: Duration::from_secs(config.timeout.clamp(1, MAX_TIMEOUT).into()),
         attempts: config.attempts.clamp(1, MAX_ATTEMPTS),
+        tcp: Semaphore::new(MAX_TCP),
         edns: config.edns0,
     }
 }

@@ -2,44 +2,54 @@
 //! that turns the answers round (RFC 1794): such an address is the name's all the same.
 
 use std::net::IpAddr;
-use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long an address stays the name's after the last answer that had it has gone.
-const KEPT: Duration = Duration::from_secs(600);
+/// How long an address stays the name's after the last answer that had it has gone, in seconds.
+const KEPT: u32 = 600;
 /// Those of the current answer counted in.
 const MOST: usize = 128;
 
-/// Addresses, and when an answer last had them.
+/// Addresses, and when an answer last had them. In whole seconds, for there may be many of many names.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Vec<(IpAddr, Instant)>);
+pub(super) struct Recent {
+    since: Option<Instant>,
+    addrs: Vec<(IpAddr, u32)>,
+}
 
 impl Recent {
     /// An answer had these until then.
     pub(super) fn add(&mut self, addrs: &[IpAddr], seen: Instant, now: Instant) {
-        self.0.retain(|(ip, at)| !addrs.contains(ip) && is_recent(*at, now));
-        self.0.extend(addrs.iter().map(|ip| (*ip, seen)));
+        let since = *self.since.get_or_insert(seen);
+        let (seen, now) = (second(since, seen), second(since, now));
+        self.addrs.retain(|(ip, at)| !addrs.contains(ip) && is_recent(*at, now));
+        self.addrs.extend(addrs.iter().map(|ip| (*ip, seen)));
     }
 
     /// The oldest go, so that there are not too many together with these.
     pub(super) fn make_room_for(&mut self, addrs: &[IpAddr]) {
-        self.0.retain(|(ip, _)| !addrs.contains(ip));
-        self.0.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
-        self.0.truncate(MOST.saturating_sub(addrs.len()));
-        self.0.shrink_to_fit();
+        self.addrs.retain(|(ip, _)| !addrs.contains(ip));
+        self.addrs.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
+        self.addrs.truncate(MOST.saturating_sub(addrs.len()));
+        self.addrs.shrink_to_fit();
     }
 
     pub(super) fn contains(&self, ip: IpAddr, now: Instant) -> bool {
-        self.0.iter().any(|(recent, at)| *recent == ip && is_recent(*at, now))
+        let Some(since) = self.since else { return false };
+        let now = second(since, now);
+        self.addrs.iter().any(|(recent, at)| *recent == ip && is_recent(*at, now))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.addrs.is_empty()
     }
 }
 
-fn is_recent(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < KEPT
+fn second(since: Instant, at: Instant) -> u32 {
+    u32::try_from(at.saturating_duration_since(since).as_secs()).unwrap_or(u32::MAX)
+}
+
+const fn is_recent(at: u32, now: u32) -> bool {
+    now.saturating_sub(at) < KEPT
 }
 
 #[cfg(test)]
@@ -47,6 +57,7 @@ mod tests {
     #![allow(clippy::arithmetic_side_effects)]
 
     use super::*;
+    use std::time::Duration;
 
     fn ips(range: std::ops::Range<u32>) -> Vec<IpAddr> {
         range.map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes())).collect()
@@ -62,7 +73,7 @@ mod tests {
         recent.add(&ip[..1], at(300), at(300));
         assert!(recent.contains(ip[0], at(899)) && !recent.contains(ip[1], at(600)));
         recent.add(&[], at(700), at(700));
-        assert_eq!(recent.0.len(), 1, "what is old goes");
+        assert_eq!(recent.addrs.len(), 1, "what is old goes");
     }
 
     #[test]
@@ -74,7 +85,7 @@ mod tests {
         }
         let current = ips(1000..1064);
         recent.make_room_for(&current);
-        assert_eq!(recent.0.len() + current.len(), MOST);
+        assert_eq!(recent.addrs.len() + current.len(), MOST);
         assert!(ips(256..320).into_iter().all(|ip| recent.contains(ip, start)));
     }
 }

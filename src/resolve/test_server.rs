@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// What it says to a question.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,7 @@ pub(super) fn servers(servers: &[&NameServer]) -> Servers {
         search: Vec::new(),
         timeout: Duration::from_millis(300),
         attempts: 2,
+        tcp: Semaphore::new(1),
         edns: false,
     }
 }
