@@ -25,10 +25,13 @@ use hickory_proto::op::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
+#[allow(unused_imports)]
 pub use hickory_proto::op::ResponseCode;
 pub use hickory_proto::rr::RecordType;
+#[allow(unused_imports)]
 pub use message::{addresses, question};
 use message::{tricked, within};
+#[allow(unused_imports)]
 pub use reply::{Gate, Question, Reply, TRICKED_V4, TRICKED_V6, Trick, in_turn, one_of, rotating};
 
 use super::lab::{CORP_V4, CORP_V6, Lab};

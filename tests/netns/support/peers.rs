@@ -9,6 +9,7 @@ mod proxies;
 
 use std::path::{Path, PathBuf};
 
+#[allow(unused_imports)]
 pub use dnsmasq::DNSMASQ_V4;
 pub use nginx::CA;
 
