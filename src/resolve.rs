@@ -8,7 +8,7 @@ mod question;
 mod recent;
 
 use crate::addr::Host;
-use cache::{Again, Cache, Look, Outcome, Question, Waiting};
+use cache::{Again, Cache, Look, Outcome, Question, Waiting, YOUNG};
 use files::Files;
 use std::fmt;
 use std::net::IpAddr;
@@ -135,11 +135,11 @@ impl Resolver {
     }
 
     /// Whether a name has this address, and the addresses that it has. If it seems not to, it is asked for once more,
-    /// unless that was done within the last second: answers change from one question to the next, and the client may
-    /// have got another one. Without an address only the name's are looked for.
+    /// unless it was asked for only now, or that was done within the last second: answers change from one question to
+    /// the next, and the client may have got another one. Without an address only the name's are looked for.
     ///
-    /// A newer answer is waited for until `patience`, where nothing but the right address will do: also for the second to
-    /// be over, since a client may have been told the next answer already. Otherwise it is waited for only briefly.
+    /// A newer answer is waited for until `patience`, where nothing but the right address will do, also for that second to
+    /// be over. Otherwise it is waited for only briefly.
     ///
     /// # Errors
     /// As for [`Self::lookup`].
@@ -152,18 +152,23 @@ impl Resolver {
         if let Some(addrs) = self.shared.files.addrs(host) {
             return Ok(Claim { is_right: ip.is_some_and(|ip| addrs.contains(&ip)), addrs });
         }
-        let mut addrs = self.lookup_dns(host).await?.addrs;
+        let Resolved { mut addrs, cached } = self.lookup_dns(host).await?;
         let Some(ip) = ip else { return Ok(Claim { is_right: false, addrs }) };
         let is_right =
             |addrs: &[IpAddr]| addrs.contains(&ip) || self.shared.lock().is_recent(host, ip, Instant::now());
         let until = patience.unwrap_or_else(|| after(Instant::now(), BRIEFLY));
+        // An answer that came only now is as new as the client's.
+        let mut not_before = (!cached).then(|| after(Instant::now(), YOUNG));
         while !is_right(&addrs) {
-            let again = self.shared.lock().look_again(host, Instant::now())?;
+            let again = match not_before.take() {
+                Some(at) => Again::NotBefore(at),
+                None => self.shared.lock().look_again(host, Instant::now())?,
+            };
             match (again, patience.take()) {
-                (Again::Waiting(mut waiting), _) => {
-                    // What is known is good enough, whether a newer answer comes or not.
+                (Again::Waiting(mut waiting), patience) => {
+                    // What is known is good enough then, whether a newer answer comes or not.
                     if let Some((good_from, _)) = &mut waiting.fallback {
-                        *good_from = until;
+                        *good_from = patience.unwrap_or(until.min(*good_from));
                     }
                     addrs = self.wait(host, waiting).await?;
                     return Ok(Claim { is_right: is_right(&addrs), addrs });
