@@ -1,3 +1,5 @@
+#![allow(clippy::arithmetic_side_effects)]
+
 use super::*;
 
 /// A folder of its own with the two files, gone at the end.
@@ -157,6 +159,22 @@ async fn a_change_is_seen_after_a_second_and_not_looked_for_sooner() {
     fs::write(etc.hosts(), "192.0.2.4 one.example\n").unwrap();
     files.look_now();
     assert_eq!(one(&files), Some(ips("192.0.2.4")));
+}
+
+/// A file system whose clock has steps shows no difference then.
+#[test]
+fn what_may_change_within_a_step_of_the_clock_is_read_again() {
+    let etc = Etc::new("young");
+    fs::write(etc.hosts(), "192.0.2.1 one.example\n").unwrap();
+    let young = stamp(&etc.hosts()).unwrap();
+    let at = |seconds: i64| {
+        let (dev, inode, size, modified, (changed, nanoseconds)) = young;
+        (dev, inode, size, modified, (changed + seconds, nanoseconds))
+    };
+    assert_eq!([-1, 0, 60].map(|seconds| is_settled(&at(seconds))), [true, false, false]);
+    let file = File::new(&etc.hosts(), Hosts::new());
+    file.look(parse_hosts);
+    assert_eq!(*file.stamp.lock().unwrap(), None);
 }
 
 #[test]
