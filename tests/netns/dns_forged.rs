@@ -70,14 +70,15 @@ impl<'a> Probe<'a> {
         });
         let done: Vec<_> = done.collect();
         self.made.set(made + claims.len());
-        let records = self.daemon.wait_records(self.made.get()).split_off(made);
-        let outcomes = claims.iter().zip(done).zip(records);
-        outcomes
-            .map(|(((tls, _, name), (answer, reached)), record)| {
-                assert_eq!(record["host"], *name, "{record}");
-                Outcome { tls: *tls, answer, record, reached }
-            })
-            .collect()
+        let mut records = self.daemon.wait_records(self.made.get()).split_off(made);
+        let outcomes = claims.iter().zip(done).map(|((tls, at, name), (answer, reached))| {
+            // Each worker writes its own: of two connections in a row the later one's may come first.
+            let dst = destination(at, *tls);
+            let its = records.iter().position(|record| record["host"] == *name && record["dst"] == dst);
+            let its = its.unwrap_or_else(|| panic!("no record of {name} at {dst} in {records:?}"));
+            Outcome { tls: *tls, answer, record: records.remove(its), reached }
+        });
+        outcomes.collect()
     }
 }
 
@@ -85,6 +86,10 @@ impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}, reached {:?}, {}", text(&self.answer), self.reached, self.record)
     }
+}
+
+fn destination(address: &str, tls: bool) -> String {
+    SocketAddr::new(address.parse().unwrap(), if tls { 443 } else { 80 }).to_string()
 }
 
 impl Outcome {
@@ -98,7 +103,7 @@ impl Outcome {
     /// It went to this address and nowhere else, and the record says so, and whether the name was forged.
     #[track_caller]
     pub(crate) fn went(&self, address: &str, forged: bool) {
-        let dialled = SocketAddr::new(address.parse().unwrap(), if self.tls { 443 } else { 80 }).to_string();
+        let dialled = destination(address, self.tls);
         assert_eq!(text(&self.answer), format!("reached {dialled}\n"), "{self:?}");
         assert_eq!(self.reached, [&*dialled], "and nobody else");
         assert_eq!((&self.record["end"], &self.record["dialled"]), (&"closed".into(), &dialled.into()));
