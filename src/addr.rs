@@ -41,6 +41,12 @@ impl OriginalDst {
         Self(unmapped(addr))
     }
 
+    /// An address that somebody asks about; no connection has it.
+    #[must_use]
+    pub fn supposed(addr: SocketAddr) -> Self {
+        Self(unmapped(addr))
+    }
+
     /// The same port at another address: to ask the policy about where a name leads.
     #[must_use]
     pub fn with_ip(self, ip: IpAddr) -> Self {

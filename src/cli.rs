@@ -1,11 +1,12 @@
 //! What was typed. What it means, and whether it makes sense, is for [`crate::settings`].
 
-use clap::{Args, CommandFactory, Parser};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The command line. Every value is text here: a flag, an environment variable and a file are all read by
 /// [`crate::settings`], so that each is understood, and complained of, in the same way.
-#[derive(Parser, Debug, Default, Clone)]
+#[derive(Parser, Debug, Clone)]
 #[command(
     name = "wayleave",
     version,
@@ -13,9 +14,50 @@ use std::ffi::OsString;
     after_help = "Every flag may be set as WAYLEAVE_<FLAG> in the environment; a flag beats it, lists are united.\n\
                   RUST_LOG=debug says more. The manual is wayleave(8).",
     disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
     max_term_width = 100
 )]
 pub struct Cli {
+    /// How the daemon runs.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Something else than to run the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Write a completion script for bash, zsh or fish and exit.
+    #[arg(long, value_name = "SHELL", hide = true)]
+    pub completions: Option<clap_complete::Shell>,
+}
+
+/// Something else than to run the daemon.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Command {
+    /// Read flags, environment, policy and lists as the daemon would, and say what they mean
+    Check(Flags),
+    /// Say which rule decides about a connection, and which way it would go
+    Explain(Explain),
+    /// Write a whitelist from the records of what was seen
+    Suggest(SuggestArgs),
+}
+
+/// What is to be explained.
+#[derive(Args, Debug, Clone)]
+pub struct Explain {
+    /// The client's address
+    pub client: String,
+    /// Where to: HOST or ADDRESS, with :PORT or without (443)
+    pub destination: String,
+    /// The address that the client dialled, if it is not one that HOST resolves to here
+    #[arg(long, value_name = "ADDRESS")]
+    pub at: Option<String>,
+    /// The daemon's flags.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// The daemon's flags.
+#[derive(Args, Debug, Default, Clone)]
+pub struct Flags {
     /// Where connections come in.
     #[command(flatten)]
     pub capture: CaptureArgs,
@@ -31,9 +73,6 @@ pub struct Cli {
     /// Bounds.
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Write a completion script for bash, zsh or fish and exit.
-    #[arg(long, value_name = "SHELL", hide = true)]
-    pub completions: Option<clap_complete::Shell>,
 }
 
 /// Where connections come in.
@@ -67,21 +106,33 @@ pub struct SniffArgs {
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Policy")]
 pub struct PolicyArgs {
+    /// Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<String>,
     /// Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without
     #[arg(long, value_name = "PATTERN,...")]
     pub allow: Vec<String>,
     /// Whitelist file, one pattern a line; may be repeated
     #[arg(long, value_name = "FILE")]
     pub allow_file: Vec<String>,
-    /// What no rule matches: allow or deny [default: allow; deny once a whitelist is given]
+    /// What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]
     #[arg(long, value_name = "VERDICT")]
     pub default: Option<String>,
-    /// Let through directly, never through the upstream
+    /// Let through directly, never through the upstream; env:NO_PROXY for what is in that variable
     #[arg(long, value_name = "PATTERN,...")]
     pub direct: Vec<String>,
     /// Direct, by a host rule: resolved, strict or original [default: resolved]
     #[arg(long, value_name = "MODE")]
     pub direct_to: Option<String>,
+    /// TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]
+    #[arg(long, value_name = "VERDICT")]
+    pub ech: Option<String>,
+    /// At HUP, also close open connections that the new policy denies
+    #[arg(long)]
+    pub recheck: bool,
+    /// Let everything through, and note in the record what would have been refused
+    #[arg(long)]
+    pub audit: bool,
 }
 
 /// The way on.
@@ -140,8 +191,10 @@ impl Cli {
     /// A usage error, or a request for help or the version, both of which clap prints.
     pub fn read<I: IntoIterator<Item = OsString>>(args: I) -> Result<Self, clap::Error> {
         let command = Self::command();
+        let of_commands = command.get_subcommands().flat_map(clap::Command::get_arguments);
         let known: Vec<String> = command
             .get_arguments()
+            .chain(of_commands)
             .filter_map(|arg| arg.get_long().map(str::to_owned))
             .chain(["help", "version"].map(str::to_owned))
             .collect();
@@ -154,6 +207,17 @@ fn with_two_dashes(arg: OsString, known: &[String]) -> OsString {
     let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else { return arg };
     let name = rest.split('=').next().unwrap_or(rest);
     if name.len() > 1 && known.iter().any(|flag| flag == name) { format!("--{rest}").into() } else { arg }
+}
+
+/// A whitelist from records.
+#[derive(Args, Debug, Default, Clone)]
+pub struct SuggestArgs {
+    /// Logs with records, as --log-format json or text writes them; none or "-": standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write *.parent for this many names directly under one parent; 0: never
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub collapse: usize,
 }
 
 #[cfg(test)]
@@ -172,11 +236,14 @@ mod tests {
     #[test]
     fn the_spellings_of_go_are_accepted() {
         let cli = read(&["-local-port", "8043", "-upstream-proxy=p:1", "-sniff-timeout", "-1s"]).unwrap();
-        assert_eq!(cli.capture.local_port.as_deref(), Some("8043"));
-        assert_eq!(cli.carry.upstream_proxy.as_deref(), Some("p:1"));
-        assert_eq!(cli.sniff.sniff_timeout.as_deref(), Some("-1s"));
+        assert_eq!(cli.flags.capture.local_port.as_deref(), Some("8043"));
+        assert_eq!(cli.flags.carry.upstream_proxy.as_deref(), Some("p:1"));
+        assert_eq!(cli.flags.sniff.sniff_timeout.as_deref(), Some("-1s"));
         let cli = read(&["--sniff-max-bytes", "-1", "-dial-timeout", "25s"]).unwrap();
-        assert_eq!(cli.sniff.sniff_max_bytes.as_deref(), Some("-1"));
+        assert_eq!(cli.flags.sniff.sniff_max_bytes.as_deref(), Some("-1"));
+        let explained = read(&["explain", "-at", "192.0.2.1", "-local-port=8043", "10.0.0.1", "a.example"]);
+        let Some(Command::Explain(explained)) = explained.unwrap().command else { panic!() };
+        assert_eq!(explained.at.as_deref(), Some("192.0.2.1"));
         assert_eq!(read(&["-version"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayVersion);
         assert_eq!(read(&["-help"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
     }

@@ -1,5 +1,7 @@
 //! The daemon: reads what was asked for, starts the workers, waits for signals.
 
+mod commands;
+
 use clap::CommandFactory;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -9,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
-use wayleave::cli::Cli;
+use wayleave::cli::{Cli, Command, Flags};
 use wayleave::log::{self, Log, under_journald};
 use wayleave::server::{Limits, Listeners, Server, handed_over};
-use wayleave::session::Context;
+use wayleave::session::{Audit, Context};
 use wayleave::settings::{Process, Settings, unknown_variables};
 use wayleave::signal::{Event, Signals};
 
@@ -42,7 +44,13 @@ fn main() -> ExitCode {
             ExitCode::from(FAILED)
         };
     }
-    let settings = match Settings::read(&cli, &Process) {
+    match &cli.command {
+        Some(Command::Check(flags)) => return commands::check::check(flags),
+        Some(Command::Explain(asked)) => return commands::explain::explain(asked),
+        Some(Command::Suggest(args)) => return commands::suggest::suggest(args),
+        None => {}
+    }
+    let settings = match Settings::read(&cli.flags, &Process) {
         Ok(settings) => settings,
         Err(err) => return complain(&err, err.exit_code()),
     };
@@ -54,7 +62,7 @@ fn main() -> ExitCode {
         Ok(listeners) => listeners,
         Err(err) => return complain(&err, BAD_CONFIGURATION),
     };
-    match run(&cli, settings, filter, &handed_over) {
+    match run(&cli.flags, settings, filter, &handed_over) {
         (Ok(()), _) => ExitCode::SUCCESS,
         (Err(err), true) => complain(&err, FAILED),
         // Where nobody reads the log, nobody would read this, and to write it would wait for ever.
@@ -71,7 +79,7 @@ fn complain(err: &dyn std::fmt::Display, code: u8) -> ExitCode {
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Runs to the end; also tells whether the log was written out.
-fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListener]) -> (Outcome, bool) {
+fn run(cli: &Flags, settings: Settings, filter: EnvFilter, handed_over: &[TcpListener]) -> (Outcome, bool) {
     let timestamps = !under_journald();
     let format = settings.log_format;
     let (log, writer) = match Log::start(io::stderr(), format, timestamps) {
@@ -87,7 +95,7 @@ fn run(cli: &Cli, settings: Settings, filter: EnvFilter, handed_over: &[TcpListe
     (outcome, writer.finish(LAST_WORDS))
 }
 
-async fn serve(cli: &Cli, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
+async fn serve(cli: &Flags, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
@@ -126,6 +134,9 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
         None => tracing::warn!("no --upstream-proxy: everything that is let through goes directly"),
     }
     tracing::info!("policy: {}", settings.policy);
+    if settings.audit {
+        tracing::warn!("--audit: nothing is refused; what would have been is noted in the record");
+    }
     if limits.bounded {
         tracing::warn!(
             "--max-connections is more than the descriptor limit allows: raise LimitNOFILE, or ulimit -Hn"
@@ -140,7 +151,7 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
 
 /// Until a signal, and then until the open connections are finished or cut.
 async fn watch(
-    cli: &Cli,
+    cli: &Flags,
     ctx: &Arc<Context>,
     mut server: Server,
     mut signals: Signals,
@@ -180,7 +191,7 @@ async fn watch(
         }
     }
     if server.is_stopped() {
-        tracing::info!("stopped");
+        tracing::info!("stopped{}", audited(ctx));
         Ok(())
     } else {
         Err("all workers ended: see the log above".into())
@@ -196,7 +207,7 @@ async fn until(at: Option<Instant>) {
 
 /// HUP: reads everything again and takes the policy over, all of it or nothing. On a thread of its own, for a file may
 /// be on a file system that hangs; while it does, another HUP changes nothing.
-fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
+fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     if reloading.swap(true, Ordering::AcqRel) {
         tracing::warn!("the policy is still being read");
         return;
@@ -205,9 +216,12 @@ fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     let started = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
         match Settings::read(&cli, &Process) {
             Ok(settings) => {
-                let said = settings.policy.to_string();
-                ctx.policy.store(Arc::new(settings.policy));
-                tracing::info!("policy read again: {said}");
+                let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
+                ctx.policy.store(Arc::clone(&new));
+                tracing::info!("policy read again: {new}; {}{}", old.changes(&new), audited(&ctx));
+                if let Some(rechecked) = ctx.recheck() {
+                    tracing::info!("{rechecked}");
+                }
             }
             Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }
@@ -219,10 +233,16 @@ fn reload(cli: &Cli, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     }
 }
 
+/// What an audit has counted.
+fn audited(ctx: &Context) -> String {
+    let count = ctx.audit.as_ref().map(Audit::count);
+    count.map(|count| format!(", {count} would have been refused so far (--audit)")).unwrap_or_default()
+}
+
 /// USR1: the open connections, one a line.
 fn show(ctx: &Context) {
     let open = ctx.open.all();
-    let count = format!("{} connections are open", open.len());
+    let count = format!("{} connections are open{}", open.len(), audited(ctx));
     ctx.log.notes(std::iter::once(count).chain(open.iter().map(|one| format!("open {one}"))).collect());
 }
 

@@ -1,33 +1,38 @@
 //! The policy: which connections go on, and by which route. Pure: rules in, decisions out.
 //!
+//! Rules come from a policy file ([`read_policy`]) and from flags, which are the short way to the same rules. They are
+//! given one after the other to a [`Sink`]: to a [`Builder`], which indexes them, or to an [`Explainer`], which goes
+//! through them. The first that matches decides.
+//!
 //! Names are matched by a hash lookup for each suffix of labels and addresses by one for each prefix length in use, so
-//! that a decision costs the same with ten patterns and with a million. A decision takes no lock and allocates nothing.
+//! that a decision costs the same with ten rules and with a million. A decision takes no lock and allocates nothing.
 
+mod changes;
+mod explain;
+mod fault;
+mod file;
 mod index;
 mod list;
+mod no_proxy;
 mod pattern;
+mod rule;
+mod sources;
 
-pub use list::{ListError, parse_file, parse_list};
+pub use changes::Changes;
+pub use explain::{Explainer, Outcome, Step};
+pub use fault::{Fault, MOST_FAULTS};
+pub use file::{Outside, Reading, destination, read_policy};
+pub use index::TooLarge;
+pub use list::{each_pattern, parse_file, parse_list};
+pub use no_proxy::parse_no_proxy;
 pub use pattern::{HostKind, Pattern, PatternError, Problem};
+pub use rule::{Condition, Destination, Head, Matched, Rule, RuleText, Sink, Verb};
+pub use sources::Sources;
 
-use crate::addr::{Host, OriginalDst, Target};
-use index::Rules;
-use ipnet::IpNet;
+use crate::addr::{ClientAddr, Host, OriginalDst, Target};
+use index::Index;
 use std::fmt;
-use std::num::NonZeroU16;
-
-/// What a policy is made of.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// The whitelist; `Some` if one was given, even an empty one.
-    pub allow: Option<Vec<Pattern>>,
-    /// What is sent directly, also under a whitelist.
-    pub direct: Vec<Pattern>,
-    /// What happens to a connection that no rule matches. That a whitelist turns this to deny is for the caller to say.
-    pub default: DefaultAction,
-    /// There is an upstream. Without one everything that goes on goes directly.
-    pub upstream: bool,
-}
+use std::num::NonZeroU32;
 
 /// What happens to a connection that no rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +43,22 @@ pub enum DefaultAction {
     Deny,
 }
 
+impl DefaultAction {
+    /// The word on the command line.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// What is asked about one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
+    /// Who asks.
+    pub client: ClientAddr,
     /// The host that was recovered, if there is one.
     pub host: Option<&'a Host>,
     /// Where the client meant to go; its port is the one that patterns with a port are held against.
@@ -74,7 +92,7 @@ pub enum By {
     Host,
     /// An address rule: only the original destination, whatever host was claimed.
     Address,
-    /// No rule at all.
+    /// No rule at all, or one for everything: the host if there is one, else the original destination.
     Default,
 }
 
@@ -92,6 +110,21 @@ pub enum Action {
     },
 }
 
+const fn default_route(upstream: bool) -> Route {
+    if upstream { Route::Tunnel } else { Route::Direct }
+}
+
+impl Matched {
+    /// What a connection that was let through by it may be carried to.
+    const fn by(self) -> By {
+        match self {
+            Self::Host { .. } | Self::AnyHost { .. } => By::Host,
+            Self::Address { .. } => By::Address,
+            Self::Everything { .. } => By::Default,
+        }
+    }
+}
+
 /// The answer to a [`Query`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -102,6 +135,41 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The connection is refused for its encrypted name, whatever the rules would say.
+    pub const ECH_DENIED: Self = Self { action: Action::Deny, rule: Rule::Ech };
+
+    fn by_rule(rule: Rule, upstream: bool) -> Self {
+        let action = match rule {
+            Rule::Given { verb, matched, .. } => match verb {
+                Verb::Deny => Action::Deny,
+                Verb::Direct => Action::Forward { route: Route::Direct, by: matched.by() },
+                Verb::Tunnel => Action::Forward { route: Route::Tunnel, by: matched.by() },
+                Verb::Allow => Action::Forward { route: default_route(upstream), by: matched.by() },
+            },
+            Rule::Default | Rule::Ech => Action::Deny,
+        };
+        Self { action, rule }
+    }
+
+    const fn by_default(default: DefaultAction, upstream: bool) -> Self {
+        let action = match default {
+            DefaultAction::Allow => Action::Forward { route: default_route(upstream), by: By::Default },
+            DefaultAction::Deny => Action::Deny,
+        };
+        Self { action, rule: Rule::Default }
+    }
+
+    /// The same without a refusal: where there was one, the connection goes on as one that no rule matches, and the rule
+    /// that refused it is still named.
+    #[must_use]
+    pub const fn let_through(self, upstream: bool) -> Self {
+        let goes_on = Action::Forward { route: default_route(upstream), by: By::Default };
+        match self.action {
+            Action::Deny => Self { action: goes_on, ..self },
+            Action::Forward { .. } => self,
+        }
+    }
+
     /// The connection is refused.
     #[must_use]
     pub const fn is_denied(&self) -> bool {
@@ -131,135 +199,75 @@ impl Decision {
     }
 }
 
-/// The list that a rule stands in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
-    /// The whitelist.
-    Allow,
-    /// What is sent directly.
-    Direct,
-}
+/// Puts a policy together out of rules.
+#[derive(Debug)]
+pub struct Builder(index::Builder);
 
-impl List {
-    /// The stable word for records.
+impl Builder {
+    /// Without rules yet.
     #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Direct => "direct",
-        }
+    pub fn new() -> Self {
+        Self(index::Builder::new())
+    }
+
+    /// The policy; `upstream`: there is one, without which everything that goes on goes directly. That a whitelist turns
+    /// the default to deny is for the caller to say.
+    ///
+    /// # Errors
+    /// There is more of it than can be counted.
+    pub fn finish(self, default: DefaultAction, upstream: bool) -> Result<Policy, TooLarge> {
+        Ok(Policy { index: self.0.finish()?, default, upstream })
     }
 }
 
-/// The rule that decided. It holds no text: a host rule is a piece of the host that it matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rule {
-    /// No rule matched.
-    Default,
-    /// A host pattern.
-    Host {
-        /// Its list.
-        list: List,
-        /// Exact or with a wildcard.
-        kind: HostKind,
-        /// Where in the host the pattern's own name begins.
-        offset: u8,
-        /// Its port, if it has one.
-        port: Option<NonZeroU16>,
-    },
-    /// An address pattern.
-    Address {
-        /// Its list.
-        list: List,
-        /// Its network.
-        net: IpNet,
-        /// Its port, if it has one.
-        port: Option<NonZeroU16>,
-    },
-}
-
-impl Rule {
-    /// The rule as text, `allow:*.example.com`, given the host of the query that it decided.
-    #[must_use]
-    pub const fn display<'a>(&self, host: Option<&'a Host>) -> RuleText<'a> {
-        RuleText { rule: *self, host }
+impl Default for Builder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-/// A [`Rule`] as text.
-#[derive(Clone, Copy, Debug)]
-pub struct RuleText<'a> {
-    rule: Rule,
-    host: Option<&'a Host>,
-}
-
-impl fmt::Display for RuleText<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.rule {
-            Rule::Default => f.write_str("default"),
-            Rule::Host { list, kind, offset, port } => {
-                let name = self.host.and_then(|h| h.as_str().get(usize::from(offset)..)).unwrap_or("?");
-                write!(f, "{}:", list.word())?;
-                pattern::write_host(f, kind, name, port)
-            }
-            Rule::Address { list, net, port } => {
-                write!(f, "{}:", list.word())?;
-                pattern::write_net(f, net, port)
-            }
-        }
+impl Sink for Builder {
+    fn rule(&mut self, head: Head, text: &str) {
+        self.0.rule(head, text);
     }
-}
 
-/// How many rules a policy has, for the line at start. The same pattern twice counts once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Rules of the whitelist; `None` if none was given.
-    pub allow: Option<usize>,
-    /// Rules of the direct list.
-    pub direct: usize,
+    fn destination(&mut self, destination: Destination) {
+        self.0.destination(destination);
+    }
 }
 
 /// The rules, indexed. Immutable once made: a reload makes another.
 #[derive(Debug)]
 pub struct Policy {
-    allow: Option<Rules>,
-    direct: Rules,
+    index: Index,
     default: DefaultAction,
     upstream: bool,
 }
 
-/// For the line at start: `default deny, 3 patterns allowed, 2 direct`.
+/// For the line at start: `default deny, 3 rules for 12 destinations`.
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { allow, direct } = self.counts();
-        f.write_str(match self.default_action() {
-            DefaultAction::Allow => "default allow",
-            DefaultAction::Deny => "default deny",
-        })?;
-        match allow {
-            Some(allow) => write!(f, ", {allow} patterns allowed")?,
-            None => f.write_str(", no whitelist")?,
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let (rules, destinations) = (self.rules(), self.destinations());
+        write!(f, "default {}, {rules} rule{}", self.default.word(), plural(rules))?;
+        if rules == 0 {
+            return Ok(());
         }
-        write!(f, ", {direct} direct")
+        write!(f, " for {destinations} destination{}", plural(destinations))
     }
 }
 
 impl Policy {
-    /// Indexes the rules.
+    /// How many rules there are. All that a flag gives is one.
     #[must_use]
-    pub fn new(spec: Spec) -> Self {
-        Self {
-            allow: spec.allow.map(Rules::new),
-            direct: Rules::new(spec.direct),
-            default: spec.default,
-            upstream: spec.upstream,
-        }
+    pub const fn rules(&self) -> usize {
+        self.index.rules()
     }
 
-    /// How many rules there are.
+    /// How many destinations the rules have together; the same one twice in a rule counts once.
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        Counts { allow: self.allow.as_ref().map(Rules::len), direct: self.direct.len() }
+    pub const fn destinations(&self) -> usize {
+        self.index.destinations()
     }
 
     /// What happens to a connection that no rule matches.
@@ -268,43 +276,26 @@ impl Policy {
         self.default
     }
 
-    /// Decides about one connection: `direct` rules, then `allow` rules, then the default.
+    /// Decides about one connection: the first rule that matches, or else the default.
     #[must_use]
     pub fn decide(&self, query: &Query<'_>) -> Decision {
-        let carried = if self.upstream { Route::Tunnel } else { Route::Direct };
-        find(&self.direct, List::Direct, Route::Direct, query)
-            .or_else(|| self.allow.as_ref().and_then(|rules| find(rules, List::Allow, carried, query)))
-            .unwrap_or(Decision {
-                action: match self.default {
-                    DefaultAction::Allow => Action::Forward { route: carried, by: By::Default },
-                    DefaultAction::Deny => Action::Deny,
-                },
-                rule: Rule::Default,
-            })
+        match self.index.find(query, self.upstream) {
+            Some(rule) => Decision::by_rule(rule, self.upstream),
+            None => Decision::by_default(self.default, self.upstream),
+        }
     }
-}
 
-/// The first rule of a list that matches. Directly an address rule goes first: it needs no DNS and cannot be forged.
-/// Through the tunnel a host rule does: an upstream is asked by name, which is what its own rules are written for.
-fn find(rules: &Rules, list: List, route: Route, query: &Query<'_>) -> Option<Decision> {
-    let dst = query.dst.get();
-    let by_host = || {
-        let (kind, offset, port) = rules.host(query.host?, dst.port())?;
-        Some(Decision {
-            action: Action::Forward { route, by: By::Host },
-            rule: Rule::Host { list, kind, offset, port },
-        })
-    };
-    let by_address = || {
-        let (net, port) = rules.address(dst)?;
-        Some(Decision {
-            action: Action::Forward { route, by: By::Address },
-            rule: Rule::Address { list, net, port },
-        })
-    };
-    match route {
-        Route::Direct => by_address().or_else(by_host),
-        Route::Tunnel => by_host().or_else(by_address),
+    /// The line of an earlier rule, `None` if a flag made it, that takes all that this destination of the rule with this
+    /// number stands for, so that it is never reached. Rules are counted from 0 in their order.
+    #[must_use]
+    pub fn shadow(&self, destination: &Destination, rule: usize) -> Option<Option<NonZeroU32>> {
+        self.index.shadow(destination, rule)
+    }
+
+    /// What is different in `new`.
+    #[must_use]
+    pub fn changes(&self, new: &Self) -> Changes {
+        changes::between(self, new)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The record: the one thing that every connection leaves behind, however it ended.
 
 use crate::addr::{ClientAddr, Host, OriginalDst};
-use crate::policy::{Decision, Route};
+use crate::policy::{Decision, Query, Route};
 use crate::sniff::{NoHost, Protocol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,12 +141,16 @@ pub struct Known {
     pub protocol: Protocol,
     /// The host, or why there is none.
     pub host: Result<Host, NoHost>,
+    /// Their hello has an encrypted name besides, or pretends to (ECH).
+    pub ech: bool,
     /// What the policy said; none if it was not asked.
     pub decision: Option<Decision>,
     /// The upstream's configured name, if the connection went, or was to go, through one.
     pub upstream: Option<Arc<str>>,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
+    /// How the connection would have ended, had it not been let through by an audit.
+    pub audit: Option<Cause>,
     /// A name that does not go with the original destination was claimed for it, and that was noticed.
     pub is_forged: bool,
     /// From accept to the end of the sniff.
@@ -163,13 +168,21 @@ impl Known {
             dst: None,
             protocol: Protocol::Unknown,
             host: Err(NoHost::NotSniffed),
+            ech: false,
             decision: None,
             upstream: None,
             dialled: None,
+            audit: None,
             is_forged: false,
             sniff: None,
             dial: None,
         }
+    }
+
+    /// What the policy is asked about it; none as long as its destination is not known.
+    #[must_use]
+    pub fn query(&self) -> Option<Query<'_>> {
+        Some(Query { client: self.client, host: self.host.as_ref().ok(), dst: self.dst? })
     }
 
     fn decision_word(&self) -> Option<&'static str> {
@@ -178,6 +191,11 @@ impl Known {
 
     fn route_word(&self) -> Option<&'static str> {
         self.decision.and_then(|decision| decision.route()).map(Route::word)
+    }
+
+    /// Of the policy file.
+    fn line(&self) -> Option<NonZeroU32> {
+        self.decision.and_then(|decision| decision.rule.line())
     }
 
     fn rule(&self) -> Option<String> {
@@ -215,8 +233,14 @@ impl fmt::Display for Record {
             Ok(host) => write!(f, " host={host}")?,
             Err(why) => write!(f, " no_host={}", why.word())?,
         }
+        if known.ech {
+            f.write_str(" ech=true")?;
+        }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             write!(f, " decision={decision} rule={rule}")?;
+            if let Some(line) = known.line() {
+                write!(f, " line={line}")?;
+            }
         }
         if let Some(route) = known.route_word() {
             write!(f, " route={route}")?;
@@ -228,6 +252,9 @@ impl fmt::Display for Record {
                 write!(f, " dialled={addr}")?
             }
             (None, _) => {}
+        }
+        if let Some(cause) = known.audit {
+            write!(f, " audit={}", cause.word())?;
         }
         if known.is_forged {
             f.write_str(" forged=true")?;
@@ -271,9 +298,15 @@ impl Record {
             Ok(host) => map.serialize_entry("host", host.as_str())?,
             Err(why) => map.serialize_entry("no_host", why.word())?,
         }
+        if known.ech {
+            map.serialize_entry("ech", &true)?;
+        }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             map.serialize_entry("decision", decision)?;
             map.serialize_entry("rule", &rule)?;
+            if let Some(line) = known.line() {
+                map.serialize_entry("line", &line)?;
+            }
         }
         if let Some(route) = known.route_word() {
             map.serialize_entry("route", route)?;
@@ -283,6 +316,9 @@ impl Record {
         }
         if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
+        }
+        if let Some(cause) = known.audit {
+            map.serialize_entry("audit", cause.word())?;
         }
         if known.is_forged {
             map.serialize_entry("forged", &true)?;
@@ -386,6 +422,21 @@ mod tests {
         assert_eq!(json["end"], "upstream-refused");
         assert_eq!(json["detail"], "it said \"no\"\n\u{1b}[31m");
         assert!(json.get("no_host").is_none() && json.get("first_us").is_none());
+    }
+
+    #[test]
+    fn ech_is_told_where_it_is() {
+        let mut record = record();
+        let json = |record: &Record| serde_json::to_value(record).unwrap();
+        assert!(!record.to_string().contains("ech") && json(&record).get("ech").is_none());
+        record.known.ech = true;
+        record.known.decision = Some(Decision::ECH_DENIED);
+        let text = record.to_string();
+        assert!(text.contains(" host=www.example.com ech=true decision=deny rule=ech "), "{text}");
+        let json = json(&record);
+        assert_eq!((&json["ech"], &json["rule"]), (&true.into(), &"ech".into()));
+        record.known.host = Err(NoHost::Absent);
+        assert!(record.to_string().contains(" no_host=absent ech=true "));
     }
 
     #[test]

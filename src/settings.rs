@@ -1,13 +1,14 @@
 //! What the command line, the environment and the files mean: validated, defaults filled in, complaints that name the
 //! remedy.
 
+mod policy;
 mod upstream;
 mod values;
 
 pub use upstream::{Upstream, UpstreamHost};
 
-use crate::cli::Cli;
-use crate::policy::{DefaultAction, Pattern, Policy, Spec, parse_file, parse_list};
+use crate::cli::{Cli, Flags};
+use crate::policy::{Builder, DefaultAction, Policy, Sink};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -24,6 +25,16 @@ pub enum DirectTo {
     Strict,
     /// To the original destination, whatever the host is: the client is trusted.
     Original,
+}
+
+/// What becomes of a connection whose TLS hello has an encrypted name besides the one that can be read (ECH, RFC 9849), or
+/// pretends to: the two cannot be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ech {
+    /// The policy is asked about the name that can be read, the outer one.
+    Allow,
+    /// It is refused, whatever the policy would say.
+    Deny,
 }
 
 /// The form of records and diagnostics.
@@ -63,6 +74,12 @@ pub struct Settings {
     pub policy: Policy,
     /// For direct connections that a host rule lets through.
     pub direct_to: DirectTo,
+    /// Hellos with an encrypted name.
+    pub ech: Ech,
+    /// At HUP, open connections that the new policy denies are closed.
+    pub recheck: bool,
+    /// Nothing is refused; what would have been is noted.
+    pub audit: bool,
     /// Both directions silent.
     pub idle_timeout: Duration,
     /// One direction finished, the other silent.
@@ -83,6 +100,8 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
     message: String,
+    /// What else is wrong.
+    more: Vec<String>,
     /// It was typed on the command line, not read from the environment or a file.
     typed: bool,
 }
@@ -93,11 +112,20 @@ impl SettingsError {
     pub const fn exit_code(&self) -> u8 {
         if self.typed { 2 } else { 78 }
     }
+
+    /// Everything that is wrong, as far as it was read.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.message).chain(&self.more).map(String::as_str)
+    }
 }
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        match self.more.len() {
+            0 => Ok(()),
+            more => write!(f, " (and {more} more, which `wayleave check` shows)"),
+        }
     }
 }
 
@@ -147,12 +175,16 @@ struct Given {
 
 impl Given {
     fn wrong(&self, why: impl fmt::Display) -> SettingsError {
-        SettingsError { message: format!("{} {:?}: {why}", self.source, self.text), typed: self.typed }
+        SettingsError {
+            message: format!("{} {:?}: {why}", self.source, self.text),
+            more: Vec::new(),
+            typed: self.typed,
+        }
     }
 
     /// For values that may hold a password: the text is not repeated.
     fn wrong_unseen(&self, why: impl fmt::Display) -> SettingsError {
-        SettingsError { message: format!("{}: {why}", self.source), typed: self.typed }
+        SettingsError { message: format!("{}: {why}", self.source), more: Vec::new(), typed: self.typed }
     }
 }
 
@@ -185,8 +217,14 @@ impl Reader<'_> {
         let text = self.0.var(name).map(OsString::into_string).transpose();
         text.map_err(|_| SettingsError {
             message: format!("{name}: it is not UTF-8: write names in Unicode or as A-labels (xn--...)"),
+            more: Vec::new(),
             typed: false,
         })
+    }
+
+    /// A flag that takes no value; its environment variable says true or false.
+    fn switch(&self, flag: &str, typed: bool) -> Result<bool, SettingsError> {
+        Ok(typed || self.parsed(flag, None, values::switch)?.unwrap_or(false))
     }
 
     fn parsed<T>(
@@ -218,10 +256,16 @@ impl Settings {
     ///
     /// # Errors
     /// The first thing that makes no sense, with its remedy.
-    pub fn read(cli: &Cli, outside: &dyn Outside) -> Result<Self, SettingsError> {
+    pub fn read(cli: &Flags, outside: &dyn Outside) -> Result<Self, SettingsError> {
         let r = Reader(outside);
         let upstream = read_upstream(cli, &r)?;
-        let policy = read_policy(cli, &r, upstream.is_some())?;
+        let mut rules = Builder::new();
+        let default = policy::read_rules(cli, &r, upstream.is_some(), &mut rules)?;
+        let policy = rules.finish(default, upstream.is_some()).map_err(|err| SettingsError {
+            message: err.to_string(),
+            more: Vec::new(),
+            typed: false,
+        })?;
         let carry = &cli.carry;
         let limits = &cli.limits;
         let time = |flag: &str, typed: &Option<String>, default: Duration| {
@@ -248,6 +292,15 @@ impl Settings {
                     _ => Err("write resolved, strict or original".to_owned()),
                 })?
                 .unwrap_or(DirectTo::Resolved),
+            ech: r
+                .parsed("ech", cli.policy.ech.as_ref(), |text| match text {
+                    "allow" => Ok(Ech::Allow),
+                    "deny" => Ok(Ech::Deny),
+                    _ => Err("write allow or deny".to_owned()),
+                })?
+                .unwrap_or(Ech::Allow),
+            recheck: r.switch("recheck", cli.policy.recheck)?,
+            audit: r.switch("audit", cli.policy.audit)?,
             idle_timeout: time("idle-timeout", &carry.idle_timeout, IDLE_TIMEOUT)?,
             half_close_timeout: time(
                 "half-close-timeout",
@@ -265,6 +318,20 @@ impl Settings {
     }
 }
 
+/// Gives the rules to `sink` in the order in which they are looked at, as [`Settings::read`] does; also says what the
+/// default is.
+///
+/// # Errors
+/// As for [`Settings::read`].
+pub fn each_rule(
+    cli: &Flags,
+    outside: &dyn Outside,
+    sink: &mut dyn Sink,
+) -> Result<DefaultAction, SettingsError> {
+    let r = Reader(outside);
+    policy::read_rules(cli, &r, read_upstream(cli, &r)?.is_some(), sink)
+}
+
 /// Those of these environment variables that look like ours and are not: a misspelt whitelist is none.
 pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let command = <Cli as clap::CommandFactory>::command();
@@ -273,7 +340,7 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
     ours.filter(|name| !known.contains(name)).collect()
 }
 
-fn read_log_format(cli: &Cli, r: &Reader<'_>) -> Result<LogFormat, SettingsError> {
+fn read_log_format(cli: &Flags, r: &Reader<'_>) -> Result<LogFormat, SettingsError> {
     let format = r.parsed("log-format", cli.limits.log_format.as_ref(), |text| match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
@@ -282,7 +349,7 @@ fn read_log_format(cli: &Cli, r: &Reader<'_>) -> Result<LogFormat, SettingsError
     Ok(format.unwrap_or(LogFormat::Text))
 }
 
-fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsError> {
+fn read_listen(cli: &Flags, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsError> {
     let mut listen = Vec::new();
     for given in r.all("listen", &cli.capture.listen)? {
         for one in given.text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
@@ -305,7 +372,7 @@ fn read_listen(cli: &Cli, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsErr
     Ok(listen)
 }
 
-fn read_sniff(cli: &Cli, r: &Reader<'_>) -> Result<Option<SniffLimits>, SettingsError> {
+fn read_sniff(cli: &Flags, r: &Reader<'_>) -> Result<Option<SniffLimits>, SettingsError> {
     let timeout = r.parsed("sniff-timeout", cli.sniff.sniff_timeout.as_ref(), values::sniff_timeout)?;
     let max_bytes = r.parsed("sniff-max-bytes", cli.sniff.sniff_max_bytes.as_ref(), values::byte_budget)?;
     let limits = |timeout| SniffLimits { timeout, max_bytes: max_bytes.flatten().unwrap_or(SNIFF_MAX_BYTES) };
@@ -316,7 +383,7 @@ fn read_sniff(cli: &Cli, r: &Reader<'_>) -> Result<Option<SniffLimits>, Settings
     })
 }
 
-fn read_upstream(cli: &Cli, r: &Reader<'_>) -> Result<Option<Upstream>, SettingsError> {
+fn read_upstream(cli: &Flags, r: &Reader<'_>) -> Result<Option<Upstream>, SettingsError> {
     let url = r.one("upstream-proxy", cli.carry.upstream_proxy.as_ref())?;
     let file = r.one("upstream-credentials", cli.carry.upstream_credentials.as_ref())?;
     let Some(url) = url else {
@@ -341,50 +408,6 @@ fn read_upstream(cli: &Cli, r: &Reader<'_>) -> Result<Option<Upstream>, Settings
         upstream.auth = Some(upstream::credentials(&text).map_err(|why| file.wrong(why))?);
     }
     Ok(Some(upstream))
-}
-
-fn read_policy(cli: &Cli, r: &Reader<'_>, upstream: bool) -> Result<Policy, SettingsError> {
-    let direct = read_patterns(&r.all("direct", &cli.policy.direct)?)?;
-    let mut lists = r.all("allow", &cli.policy.allow)?;
-    // ALLOWED_HOSTS is proxy-please's name. Set but empty, it denies everything, there as here, and so do ours.
-    let allowed_hosts = r.var("ALLOWED_HOSTS")?;
-    let files = r.all("allow-file", &cli.policy.allow_file)?;
-    let whitelisted = !lists.is_empty()
-        || !files.is_empty()
-        || allowed_hosts.is_some()
-        || r.var(&env_name("allow"))?.is_some()
-        || r.var(&env_name("allow-file"))?.is_some();
-    if let Some(text) = allowed_hosts {
-        lists.push(Given { text, source: "ALLOWED_HOSTS".to_owned(), typed: false });
-    }
-    let mut allow = read_patterns(&lists)?;
-    for file in files {
-        let text = r.0.read(Path::new(&file.text)).map_err(|err| file.wrong(err))?;
-        let patterns = parse_file(&text, &file.text)
-            .map_err(|err| SettingsError { message: err.to_string(), typed: false })?;
-        allow.extend(patterns);
-    }
-    let default = r.parsed("default", cli.policy.default.as_ref(), |text| match text {
-        "allow" => Ok(DefaultAction::Allow),
-        "deny" => Ok(DefaultAction::Deny),
-        _ => Err("write allow or deny".to_owned()),
-    })?;
-    Ok(Policy::new(Spec {
-        allow: whitelisted.then_some(allow),
-        direct,
-        default: default.unwrap_or(if whitelisted { DefaultAction::Deny } else { DefaultAction::Allow }),
-        upstream,
-    }))
-}
-
-fn read_patterns(lists: &[Given]) -> Result<Vec<Pattern>, SettingsError> {
-    let mut patterns = Vec::new();
-    for list in lists {
-        let read = parse_list(&list.text, &list.source)
-            .map_err(|err| SettingsError { message: err.to_string(), typed: list.typed })?;
-        patterns.extend(read);
-    }
-    Ok(patterns)
 }
 
 #[cfg(test)]

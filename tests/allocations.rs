@@ -156,7 +156,7 @@ fn counted_server() {
     let arguments = env::var(ARGUMENTS).unwrap();
     let cli =
         Cli::read(["wayleave", "--log-format=json"].into_iter().chain(arguments.lines()).map(Into::into));
-    let settings = Settings::read(&cli.unwrap(), &Environment).unwrap();
+    let settings = Settings::read(&cli.unwrap().flags, &Environment).unwrap();
     let (log, _writer) = Log::start(io::stderr(), settings.log_format, true).unwrap();
     log.subscribe(log::filter().unwrap(), settings.log_format, true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 #![allow(clippy::arithmetic_side_effects)]
 
+#[path = "common/rules.rs"]
+mod rules;
+
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
-use wayleave::addr::{Host, OriginalDst};
-use wayleave::policy::{Action, By, DefaultAction, Pattern, Policy, Query, Route, Spec};
+use wayleave::addr::Host;
+use wayleave::policy::{Action, By, DefaultAction, Pattern, Route};
 
 /// Few labels and few addresses, so that rules and queries meet.
 fn name() -> impl Strategy<Value = String> {
@@ -139,11 +142,11 @@ proptest! {
         queries in vec((prop::option::of(name()), address(), prop::sample::select(vec![80, 443, 8443])), 1..10),
     ) {
         let default = if deny { DefaultAction::Deny } else { DefaultAction::Allow };
-        let policy = Policy::new(Spec { allow: allow.as_deref().map(patterns), direct: patterns(&direct), default, upstream });
+        let policy = rules::policy(&allow.as_deref().map(patterns).unwrap_or_default(), &patterns(&direct), default, upstream);
         for (host, addr, port) in queries {
             let dst = SocketAddr::new(addr, port);
             let parsed = host.as_ref().map(|host| Host::parse(host.as_bytes()).unwrap());
-            let got = policy.decide(&Query { host: parsed.as_ref(), dst: OriginalDst::recovered(dst) });
+            let got = policy.decide(&rules::query(parsed.as_ref(), dst));
             let got = (got.action, got.rule.display(parsed.as_ref()).to_string());
             let expected = naive(allow.as_deref(), &direct, default, upstream, host.as_deref(), dst);
             prop_assert_eq!(got, expected, "{:?} {}", host, dst);
@@ -168,14 +171,8 @@ proptest! {
         let parsed = Host::parse(host.as_bytes()).unwrap();
         let below = host.split_once('.').map(|(_, parent)| [format!("*.{parent}"), format!("**.{parent}")]);
         for rule in [host.clone()].into_iter().chain(below.into_iter().flatten()) {
-            let policy = Policy::new(Spec {
-                allow: Some(patterns(std::slice::from_ref(&rule))),
-                direct: vec![],
-                default: DefaultAction::Deny,
-                upstream: true,
-            });
-            let dst = OriginalDst::recovered("192.0.2.1:443".parse().unwrap());
-            let decision = policy.decide(&Query { host: Some(&parsed), dst });
+            let policy = rules::policy(&patterns(std::slice::from_ref(&rule)), &[], DefaultAction::Deny, true);
+            let decision = policy.decide(&rules::query(Some(&parsed), "192.0.2.1:443".parse().unwrap()));
             prop_assert_eq!(decision.rule.display(Some(&parsed)).to_string(), format!("allow:{}", rule));
         }
     }

@@ -1,28 +1,116 @@
-complete -c wayleave -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
-complete -c wayleave -l listen -d 'Listen here instead; may be repeated' -r
-complete -c wayleave -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
-complete -c wayleave -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
-complete -c wayleave -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
-complete -c wayleave -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
-complete -c wayleave -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist is given]' -r
-complete -c wayleave -l direct -d 'Let through directly, never through the upstream' -r
-complete -c wayleave -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
-complete -c wayleave -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
-complete -c wayleave -l upstream-credentials -d 'File with user:password for the upstream' -r
-complete -c wayleave -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
-complete -c wayleave -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
-complete -c wayleave -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
-complete -c wayleave -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
-complete -c wayleave -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
-complete -c wayleave -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
-complete -c wayleave -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
-complete -c wayleave -l workers -d 'Threads [default: one per processor]' -r
-complete -c wayleave -l log-format -d 'text or json [default: text]' -r
-complete -c wayleave -l completions -d 'Write a completion script for bash, zsh or fish and exit' -r -f -a "bash\t''
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_wayleave_global_optspecs
+    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
+end
+
+function __fish_wayleave_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_wayleave_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_wayleave_using_subcommand
+    set -l cmd (__fish_wayleave_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c wayleave -n "__fish_wayleave_needs_command" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l listen -d 'Listen here instead; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-credentials -d 'File with user:password for the upstream' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l workers -d 'Threads [default: one per processor]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l log-format -d 'text or json [default: text]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l completions -d 'Write a completion script for bash, zsh or fish and exit' -r -f -a "bash\t''
 elvish\t''
 fish\t''
 powershell\t''
 zsh\t''"
-complete -c wayleave -s h -l help -d 'Print help'
-complete -c wayleave -s V -l version -d 'Print version'
+complete -c wayleave -n "__fish_wayleave_needs_command" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_needs_command" -l audit -d 'Let everything through, and note in the record what would have been refused'
+complete -c wayleave -n "__fish_wayleave_needs_command" -s h -l help -d 'Print help'
+complete -c wayleave -n "__fish_wayleave_needs_command" -s V -l version -d 'Print version'
+complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "check" -d 'Read flags, environment, policy and lists as the daemon would, and say what they mean'
+complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "explain" -d 'Say which rule decides about a connection, and which way it would go'
+complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "suggest" -d 'Write a whitelist from the records of what was seen'
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l listen -d 'Listen here instead; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-credentials -d 'File with user:password for the upstream' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l workers -d 'Threads [default: one per processor]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l log-format -d 'text or json [default: text]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l audit -d 'Let everything through, and note in the record what would have been refused'
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -s h -l help -d 'Print help'
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l at -d 'The address that the client dialled, if it is not one that HOST resolves to here' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l listen -d 'Listen here instead; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-credentials -d 'File with user:password for the upstream' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l workers -d 'Threads [default: one per processor]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l log-format -d 'text or json [default: text]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l audit -d 'Let everything through, and note in the record what would have been refused'
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c wayleave -n "__fish_wayleave_using_subcommand suggest" -l collapse -d 'Write *.parent for this many names directly under one parent; 0: never' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand suggest" -s h -l help -d 'Print help'

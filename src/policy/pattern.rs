@@ -1,5 +1,6 @@
 //! One pattern: a name with or without a wildcard, or a network, and perhaps a port.
 
+use super::fault::Shown;
 use crate::addr::{Host, HostError};
 use ipnet::IpNet;
 use std::fmt;
@@ -25,7 +26,7 @@ pub(super) enum Matcher {
 }
 
 /// Which names a host pattern stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostKind {
     /// `example.com`: that name alone.
     Exact,
@@ -33,6 +34,44 @@ pub enum HostKind {
     Child,
     /// `**.example.com`: any depth below, not the name itself.
     Below,
+}
+
+impl Pattern {
+    /// The pattern for a canonical name; none if it is not one.
+    pub(super) fn host(kind: HostKind, name: &str, port: Option<NonZeroU16>) -> Option<Self> {
+        Some(Self { matcher: Matcher::Host { kind, name: Host::parse(name.as_bytes()).ok()? }, port })
+    }
+
+    /// The host and the port, if it is a pattern for one host alone.
+    #[must_use]
+    pub const fn exact_host(&self) -> Option<(&Host, Option<NonZeroU16>)> {
+        match &self.matcher {
+            Matcher::Host { kind: HostKind::Exact, name } => Some((name, self.port)),
+            _ => None,
+        }
+    }
+
+    /// The address and the port, if it is a pattern for one address alone.
+    #[must_use]
+    pub fn exact_address(&self) -> Option<(IpAddr, Option<NonZeroU16>)> {
+        match self.matcher {
+            Matcher::Net(net) if net.prefix_len() == net.max_prefix_len() => Some((net.addr(), self.port)),
+            _ => None,
+        }
+    }
+
+    /// It stands for a host or for hosts below one.
+    pub(super) const fn is_host(&self) -> bool {
+        matches!(self.matcher, Matcher::Host { .. })
+    }
+
+    /// The network, if it is a network's pattern without a port.
+    pub(super) const fn plain_net(&self) -> Option<IpNet> {
+        match (&self.matcher, self.port) {
+            (Matcher::Net(net), None) => Some(*net),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Pattern {
@@ -88,10 +127,7 @@ impl PatternError {
 
 impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A whole file on one line must not become a message of that size.
-        let shown: String = self.text.chars().take(100).collect();
-        let more = if shown.len() < self.text.len() { "..." } else { "" };
-        write!(f, "\"{}{more}\": {}", shown.escape_debug(), self.problem)
+        write!(f, "\"{}\": {}", Shown(&self.text), self.problem)
     }
 }
 

@@ -7,14 +7,27 @@ fn patterns(text: &str) -> Vec<Pattern> {
 }
 
 fn policy(allow: Option<&str>, direct: &str, default: DefaultAction, upstream: bool) -> Policy {
-    Policy::new(Spec { allow: allow.map(patterns), direct: patterns(direct), default, upstream })
+    made_of(&allow.map(patterns).unwrap_or_default(), &patterns(direct), default, upstream)
+}
+
+fn made_of(allow: &[Pattern], direct: &[Pattern], default: DefaultAction, upstream: bool) -> Policy {
+    let mut rules = Builder::new();
+    for (verb, patterns) in [(Verb::Direct, direct), (Verb::Allow, allow)] {
+        rules.rule(Head { verb, condition: Condition::default(), line: None }, "");
+        patterns.iter().for_each(|pattern| rules.destination(Destination::Pattern(pattern.clone())));
+    }
+    rules.finish(default, upstream).unwrap()
+}
+
+fn client() -> ClientAddr {
+    ClientAddr::new("10.1.0.2:50000".parse().unwrap())
 }
 
 /// `verdict rule`: deny, or the route and what let it through.
 fn ask(policy: &Policy, host: &str, dst: &str) -> String {
     let host = (!host.is_empty()).then(|| Host::parse(host.as_bytes()).unwrap());
     let dst = OriginalDst::recovered(dst.parse().unwrap());
-    let decision = policy.decide(&Query { host: host.as_ref(), dst });
+    let decision = policy.decide(&Query { client: client(), host: host.as_ref(), dst });
     let verdict = match decision.action {
         Action::Deny => "deny".to_owned(),
         Action::Forward { route, by } => format!("{} {by:?}", route.word()).to_lowercase(),
@@ -151,13 +164,12 @@ fn the_most_specific_rule_is_the_one_that_is_named() {
     let host = Host::parse(b"a.b.example.com").unwrap();
     let mut order = Vec::new();
     loop {
-        let rules = Policy::new(Spec {
-            allow: Some(left.clone()),
-            direct: vec![],
-            default: DefaultAction::Deny,
-            upstream: true,
-        });
-        let rule = rules.decide(&Query { host: Some(&host), dst }).rule.display(Some(&host)).to_string();
+        let rules = made_of(&left, &[], DefaultAction::Deny, true);
+        let rule = rules
+            .decide(&Query { client: client(), host: Some(&host), dst })
+            .rule
+            .display(Some(&host))
+            .to_string();
         let Some(rule) = rule.strip_prefix("allow:") else { break };
         left.retain(|pattern| pattern.to_string() != rule);
         order.push(rule.to_owned());
@@ -173,7 +185,7 @@ fn a_name_or_a_network_may_have_many_ports() {
     let ports: Vec<String> = (1..=2000).map(|port| format!("example.com:{port},192.0.2.1:{port}")).collect();
     let list = format!("{},**.example.com:7,**.example.com:7", ports.join(","));
     let rules = policy(Some(&list), "", DefaultAction::Deny, true);
-    assert_eq!(rules.counts(), Counts { allow: Some(4001), direct: 0 });
+    assert_eq!(rules.destinations(), 4001);
     assert_eq!(ask(&rules, "example.com", "203.0.113.1:1999"), "tunnel host allow:example.com:1999");
     assert_eq!(ask(&rules, "example.com", "203.0.113.1:2001"), "deny default");
     assert_eq!(ask(&rules, "a.example.com", "203.0.113.1:7"), "tunnel host allow:**.example.com:7");
@@ -186,11 +198,8 @@ fn a_name_or_a_network_may_have_many_ports() {
 fn counts_are_those_of_different_rules() {
     let rules =
         policy(None, "a.example,A.example.,a.example:1,10.0.0.0/8,10.0.0.0/8", DefaultAction::Allow, true);
-    assert_eq!(rules.counts(), Counts { allow: None, direct: 3 });
-    assert_eq!(
-        policy(Some(""), "", DefaultAction::Deny, true).counts(),
-        Counts { allow: Some(0), direct: 0 }
-    );
+    assert_eq!(rules.destinations(), 3);
+    assert_eq!(policy(Some(""), "", DefaultAction::Deny, true).destinations(), 0);
 }
 
 #[test]
@@ -198,8 +207,11 @@ fn what_is_asked_for_is_what_was_allowed() {
     let target = |allow: &str, default, host: Option<&str>| {
         let rules = policy(Some(allow), "", default, true);
         let host = host.map(|host| Host::parse(host.as_bytes()).unwrap());
-        let query =
-            Query { host: host.as_ref(), dst: OriginalDst::recovered("192.0.2.1:8443".parse().unwrap()) };
+        let query = Query {
+            client: client(),
+            host: host.as_ref(),
+            dst: OriginalDst::recovered("192.0.2.1:8443".parse().unwrap()),
+        };
         rules.decide(&query).tunnel_target(&query).map(|target| target.to_string())
     };
     use DefaultAction::{Allow, Deny};
@@ -221,7 +233,11 @@ fn only_a_host_rule_without_an_upstream_goes_directly_by_host() {
     ] {
         let rules = policy(Some(allow), "", default, upstream);
         let host = Host::parse(b"example.com").unwrap();
-        let query = Query { host: Some(&host), dst: OriginalDst::recovered("192.0.2.1:1".parse().unwrap()) };
+        let query = Query {
+            client: client(),
+            host: Some(&host),
+            dst: OriginalDst::recovered("192.0.2.1:1".parse().unwrap()),
+        };
         let by_host = Action::Forward { route: Route::Direct, by: By::Host };
         assert_eq!(rules.decide(&query).action == by_host, trusts, "{allow:?} {default:?} {upstream}");
     }
@@ -235,12 +251,7 @@ fn the_cost_does_not_grow_with_the_rules() {
         let names = (0..rules).flat_map(|i| [format!("h{i}.example.com"), format!("**.d{i}.test")]);
         let nets = (0..rules).map(|i| format!("10.{}.{}.0/24", i / 256 % 256, i % 256));
         let list: Vec<Pattern> = names.chain(nets).map(|text| text.parse().unwrap()).collect();
-        let policy = Policy::new(Spec {
-            allow: Some(list),
-            direct: vec![],
-            default: DefaultAction::Deny,
-            upstream: true,
-        });
+        let policy = made_of(&list, &[], DefaultAction::Deny, true);
         let mut counts = Vec::new();
         for (host, dst) in [
             ("h7.example.com", "203.0.113.1:443"),
@@ -297,27 +308,29 @@ fn lists_take_what_people_write() {
 #[test]
 fn errors_of_lists_say_where() {
     assert_eq!(
-        parse_list("a.example,,https://b.example/", "--allow").unwrap_err().to_string(),
+        parse_list("a.example,,https://b.example/", "--allow").unwrap_err()[0].to_string(),
         "--allow: item 3: \"https://b.example/\": a pattern is a hostname, not a URL: write b.example"
     );
     assert_eq!(
-        parse_file("# x\r\n\r\na.example\r\n \t10.0.0.1/8 # the LAN\r\n", "/etc/wayleave/allow")
-            .unwrap_err()
-            .to_string(),
+        parse_file("# x\r\n\r\na.example\r\n \t10.0.0.1/8 # the LAN\r\n", "/etc/wayleave/allow").unwrap_err()
+            [0]
+        .to_string(),
         "/etc/wayleave/allow:4:3: \"10.0.0.1/8\": the address has bits set after its prefix: write 10.0.0.0/8"
     );
     assert_eq!(
-        parse_file("a.example b.example", "f").unwrap_err().to_string(),
+        parse_file("a.example b.example", "f").unwrap_err()[0].to_string(),
         "f:1:1: \"a.example b.example\": white space in a pattern: put a comma between patterns, or each on a line of its own"
     );
 }
 
 #[test]
 fn a_rule_without_its_host_still_displays() {
-    let rule = Rule::Host { list: List::Allow, kind: HostKind::Child, offset: 4, port: None };
-    assert_eq!(rule.display(None).to_string(), "allow:*.?");
+    let rule = |verb, matched| Rule::Given { verb, line: None, matched };
+    let child = rule(Verb::Allow, Matched::Host { kind: HostKind::Child, offset: 4, port: None });
+    assert_eq!(child.display(None).to_string(), "allow:*.?");
     let dst: SocketAddr = "[2001:db8::1]:443".parse().unwrap();
-    let net = IpNet::from(dst.ip());
-    let rule = Rule::Address { list: List::Direct, net, port: NonZeroU16::new(443) };
+    let net = ipnet::IpNet::from(dst.ip());
+    let port = std::num::NonZeroU16::new(443);
+    let rule = rule(Verb::Direct, Matched::Address { net, port });
     assert_eq!(rule.display(None).to_string(), "direct:[2001:db8::1]:443");
 }

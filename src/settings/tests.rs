@@ -28,9 +28,9 @@ impl Outside for Fake {
     }
 }
 
-fn cli(args: &str) -> Cli {
+fn cli(args: &str) -> Flags {
     let args = args.split_ascii_whitespace().map(OsString::from);
-    Cli::read(std::iter::once("wayleave".into()).chain(args)).unwrap()
+    Cli::read(std::iter::once("wayleave".into()).chain(args)).unwrap().flags
 }
 
 fn read(args: &str) -> Result<Settings, SettingsError> {
@@ -56,11 +56,12 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(1), max_bytes: 8192 }));
     assert_eq!(s.no_sniff_ports, [21, 22, 25, 110, 143, 587, 3306]);
     assert_eq!(s.direct_to, DirectTo::Resolved);
+    assert_eq!((s.ech, s.recheck), (Ech::Allow, false));
     assert_eq!(s.idle_timeout, Duration::from_secs(7440));
     assert_eq!(s.half_close_timeout, Duration::from_secs(600));
     assert_eq!(s.drain_timeout, Duration::from_secs(30));
     assert_eq!(s.log_format, LogFormat::Text);
-    assert_eq!(s.policy.to_string(), "default allow, no whitelist, 0 direct");
+    assert_eq!(s.policy.to_string(), "default allow, 0 rules");
 }
 
 #[test]
@@ -71,6 +72,21 @@ fn a_flag_beats_the_environment() {
     assert_eq!(s.dial_timeout, Duration::from_secs(5));
     // Compose files set what they do not use to nothing.
     assert_eq!(with_env("", &[("WAYLEAVE_LOCAL_PORT", "")]).unwrap().listen, ["[::]:8443".parse().unwrap()]);
+}
+
+#[test]
+fn a_switch_is_on_where_it_is_typed_or_its_variable_says_so() {
+    for (args, var, on) in [
+        ("--recheck", "", true),
+        ("-recheck", "0", true),
+        ("", "1", true),
+        ("", "false", false),
+        ("", "", false),
+    ] {
+        assert_eq!(with_env(args, &[("WAYLEAVE_RECHECK", var)]).unwrap().recheck, on, "{args} {var}");
+    }
+    let err = with_env("", &[("WAYLEAVE_RECHECK", "maybe")]).unwrap_err();
+    assert_eq!((err.exit_code(), err.to_string().contains("write true or false")), (78, true), "{err}");
 }
 
 #[test]
@@ -85,6 +101,8 @@ fn every_flag_has_an_environment_variable() {
         ("WAYLEAVE_DEFAULT", "allow"),
         ("WAYLEAVE_DIRECT", "10.0.0.0/8"),
         ("WAYLEAVE_DIRECT_TO", "strict"),
+        ("WAYLEAVE_ECH", "deny"),
+        ("WAYLEAVE_RECHECK", "true"),
         ("WAYLEAVE_IDLE_TIMEOUT", "3s"),
         ("WAYLEAVE_HALF_CLOSE_TIMEOUT", "4s"),
         ("WAYLEAVE_MAX_CONNECTIONS", "7"),
@@ -98,8 +116,9 @@ fn every_flag_has_an_environment_variable() {
     assert_eq!(s.upstream.as_ref().map(ToString::to_string).as_deref(), Some("proxy:3128"));
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(2), max_bytes: 4096 }));
     assert!(s.no_sniff_ports.is_empty());
-    assert_eq!(s.policy.to_string(), "default allow, 1 patterns allowed, 1 direct");
+    assert_eq!(s.policy.to_string(), "default allow, 2 rules for 2 destinations");
     assert_eq!(s.direct_to, DirectTo::Strict);
+    assert_eq!((s.ech, s.recheck), (Ech::Deny, true));
     assert_eq!((s.idle_timeout, s.half_close_timeout), (Duration::from_secs(3), Duration::from_secs(4)));
     assert_eq!(s.max_connections.map(NonZeroUsize::get), Some(7));
     assert_eq!(s.max_per_client.map(NonZeroUsize::get), Some(6));
@@ -114,20 +133,18 @@ fn lists_are_united_and_a_whitelist_turns_the_default() {
     let vars = [("WAYLEAVE_ALLOW", "b.example"), ("ALLOWED_HOSTS", "e.example, f.example")];
     let outside = Fake { vars: vars.into_iter().collect(), files, mode: 0 };
     let s = Settings::read(&cli("--allow a.example --allow-file /hosts"), &outside);
-    assert_eq!(policy(s), "default deny, 6 patterns allowed, 0 direct");
-    assert_eq!(
-        policy(read("--allow a.example --default allow")),
-        "default allow, 1 patterns allowed, 0 direct"
-    );
-    assert_eq!(policy(read("--default deny")), "default deny, no whitelist, 0 direct");
-    assert_eq!(policy(read("--direct a.example")), "default allow, no whitelist, 1 direct");
+    assert_eq!(policy(s), "default deny, 1 rule for 6 destinations");
+    assert_eq!(policy(read("--allow a.example --default allow")), "default allow, 1 rule for 1 destination");
+    assert_eq!(policy(read("--default deny")), "default deny, 0 rules");
+    assert_eq!(policy(read("--direct a.example")), "default allow, 1 rule for 1 destination");
 }
 
 #[test]
 fn an_empty_whitelist_is_one() {
-    assert_eq!(policy(with_env("", &[("ALLOWED_HOSTS", "")])), "default deny, 0 patterns allowed, 0 direct");
-    assert_eq!(policy(with_env("", &[("WAYLEAVE_ALLOW", "")])), "default deny, 0 patterns allowed, 0 direct");
-    assert_eq!(policy(read("--allow=")), "default deny, 0 patterns allowed, 0 direct");
+    assert_eq!(policy(with_env("", &[("ALLOWED_HOSTS", "")])), "default deny, 1 rule for 0 destinations");
+    assert_eq!(policy(with_env("", &[("WAYLEAVE_ALLOW", "")])), "default deny, 0 rules");
+    assert_eq!(policy(with_env("", &[("WAYLEAVE_POLICY", "")])), "default deny, 0 rules");
+    assert_eq!(policy(read("--allow=")), "default deny, 1 rule for 0 destinations");
 }
 
 #[test]
@@ -137,10 +154,7 @@ fn what_is_set_and_cannot_be_read_does_not_count_as_not_set() {
         assert!(err.to_string().contains(name) && err.to_string().contains("UTF-8"), "{err}");
         assert_eq!(err.exit_code(), 78);
     }
-    assert_eq!(
-        policy(with_env("", &[("WAYLEAVE_ALLOW_FILE", "")])),
-        "default deny, 0 patterns allowed, 0 direct"
-    );
+    assert_eq!(policy(with_env("", &[("WAYLEAVE_ALLOW_FILE", "")])), "default deny, 0 rules");
     let names = ["WAYLEAVE_ALLOW", "WAYLEAVE_ALOW", "ALLOWED_HOSTS", "PATH"].map(OsString::from);
     assert_eq!(unknown_variables(names.into_iter()), ["WAYLEAVE_ALOW"]);
 }
@@ -231,6 +245,7 @@ fn what_makes_no_sense_names_its_source_and_the_remedy() {
         ("--no-sniff-ports ssh", "\"ssh\" is not a port"),
         ("--default maybe", "allow or deny"),
         ("--direct-to mars", "resolved, strict or original"),
+        ("--ech perhaps", "allow or deny"),
         ("--max-connections 0", "1 or more"),
         ("--log-format xml", "text or json"),
         ("--allow https://example.com/", "example.com"),

@@ -2,10 +2,13 @@
 //! `cargo bench --bench policy`
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, missing_docs)]
 
+#[path = "../common/rules.rs"]
+mod rules;
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use wayleave::addr::{Host, OriginalDst};
-use wayleave::policy::{DefaultAction, Pattern, Policy, Query, Spec, parse_file};
+use wayleave::addr::Host;
+use wayleave::policy::{DefaultAction, Pattern, Policy, parse_file};
 
 /// Names as they are on real lists: most exact, some with a wildcard; networks of their own.
 fn names(count: usize) -> String {
@@ -25,7 +28,7 @@ fn networks(count: usize) -> String {
 }
 
 fn policy(patterns: Vec<Pattern>) -> Policy {
-    Policy::new(Spec { allow: Some(patterns), direct: vec![], default: DefaultAction::Deny, upstream: true })
+    rules::policy(&patterns, &[], DefaultAction::Deny, true)
 }
 
 fn decide(c: &mut Criterion) {
@@ -41,7 +44,7 @@ fn decide(c: &mut Criterion) {
             ("address-miss", &by_address, None, "192.0.2.1:443"),
         ] {
             let host = host.map(|host| Host::parse(host.as_bytes()).unwrap());
-            let query = Query { host: host.as_ref(), dst: OriginalDst::recovered(dst.parse().unwrap()) };
+            let query = rules::query(host.as_ref(), dst.parse().unwrap());
             assert_eq!(rules.decide(&query).is_denied(), case.ends_with("miss"), "{case}");
             group.bench_function(BenchmarkId::new(case, count), |b| {
                 b.iter(|| rules.decide(black_box(&query)))

@@ -13,6 +13,7 @@
 #![allow(dead_code)]
 
 mod answers;
+mod audit;
 mod bulk;
 mod capture;
 mod chain;
@@ -30,6 +31,7 @@ mod dns_load;
 mod dns_policy;
 mod dns_support;
 mod dns_tunnel;
+mod ech;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
@@ -43,9 +45,11 @@ mod pages;
 mod phases;
 mod policy;
 mod relay;
+mod reload;
 mod replies;
 mod sniffing;
 mod spares;
+mod suggest;
 mod support;
 mod support_test;
 mod upstream;

@@ -1,0 +1,204 @@
+//! `wayleave check`: are flags, policy and lists good, and what do they mean.
+
+use super::{complain_of_all, print};
+use std::fmt::{self, Write as _};
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use wayleave::cli::Flags;
+use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
+use wayleave::settings::{DirectTo, Process, Settings, each_rule, unknown_variables};
+
+/// Destinations of a rule that are shown.
+const SHOWN: usize = 4;
+
+/// Prints the meaning, or what is wrong.
+pub(crate) fn check(flags: &Flags) -> ExitCode {
+    let settings = match Settings::read(flags, &Process) {
+        Ok(settings) => settings,
+        Err(err) => return complain_of_all(&err),
+    };
+    let mut rules = Rules { settings: &settings, rules: Vec::new(), closed_by: None };
+    let default = match each_rule(flags, &Process, &mut rules) {
+        Ok(default) => default,
+        Err(err) => return complain_of_all(&err),
+    };
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = meaning(&mut text, &settings, &rules, default);
+    print(&text)
+}
+
+fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: DefaultAction) -> fmt::Result {
+    for addr in &settings.listen {
+        writeln!(text, "listens on {addr}")?;
+    }
+    let tunnel = match &settings.upstream {
+        Some(upstream) => {
+            let credentials = if upstream.auth.is_some() { ", with credentials" } else { "" };
+            writeln!(text, "upstream {upstream}{credentials}")?;
+            format!("through {upstream}")
+        }
+        None => {
+            writeln!(text, "no upstream: everything that is let through goes directly")?;
+            "directly".to_owned()
+        }
+    };
+    match settings.sniff {
+        Some(sniff) => writeln!(
+            text,
+            "waits {:?} and {} bytes for a host, on all ports but {}",
+            sniff.timeout,
+            sniff.max_bytes,
+            settings.no_sniff_ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        )?,
+        None => writeln!(text, "no sniffing: no connection has a host")?,
+    }
+    writeln!(
+        text,
+        "a direct connection that a host rule lets through goes to {}",
+        match settings.direct_to {
+            DirectTo::Resolved => "an address of the host",
+            DirectTo::Strict => "its original destination, if that is an address of the host",
+            DirectTo::Original => "its original destination, whatever the host is",
+        }
+    )?;
+    writeln!(text, "\nThe first rule that matches decides:")?;
+    let width = rules.rules.iter().map(|rule| rule.place().len()).max().unwrap_or_default();
+    for rule in &rules.rules {
+        let way = way(rule.head.verb, &tunnel);
+        writeln!(text, "  {:width$}  {rule}  ->  {way}", rule.place())?;
+    }
+    let way = way(if default == DefaultAction::Allow { Verb::Allow } else { Verb::Deny }, &tunnel);
+    writeln!(text, "  {:width$}  everything else  ->  {way}", "default")?;
+    let warnings = rules.warnings(default);
+    if !warnings.is_empty() {
+        writeln!(text, "\nTo be looked at:")?;
+    }
+    warnings.iter().try_for_each(|warning| writeln!(text, "  {warning}"))
+}
+
+fn way(verb: Verb, tunnel: &str) -> &str {
+    match verb {
+        Verb::Allow | Verb::Tunnel => tunnel,
+        Verb::Direct => "directly",
+        Verb::Deny => "denied",
+    }
+}
+
+/// A rule, as far as it is shown.
+struct Rule {
+    head: Head,
+    text: String,
+    destinations: usize,
+    shown: Vec<String>,
+    /// Destinations that are never reached, the first few with the rule that comes before.
+    unreached: usize,
+    examples: Vec<(String, Option<NonZeroU32>)>,
+    names_hosts: bool,
+}
+
+impl Rule {
+    fn place(&self) -> String {
+        match self.head.line {
+            Some(line) => format!("line {line}"),
+            None => self.text.split_whitespace().next().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:6} {}", self.head.verb.word(), self.shown.join(", "))?;
+        match self.destinations.saturating_sub(self.shown.len()) {
+            0 => {}
+            more => write!(f, " and {more} more")?,
+        }
+        write!(f, "{}", self.head.condition)
+    }
+}
+
+/// The rules in their order.
+struct Rules<'a> {
+    settings: &'a Settings,
+    rules: Vec<Rule>,
+    /// The rule that takes everything.
+    closed_by: Option<Verb>,
+}
+
+impl Sink for Rules<'_> {
+    fn rule(&mut self, head: Head, text: &str) {
+        self.rules.push(Rule {
+            head,
+            text: text.to_owned(),
+            destinations: 0,
+            shown: Vec::new(),
+            unreached: 0,
+            examples: Vec::new(),
+            names_hosts: false,
+        });
+    }
+
+    fn destination(&mut self, destination: Destination) {
+        let Some(number) = self.rules.len().checked_sub(1) else { return };
+        let Some(rule) = self.rules.last_mut() else { return };
+        rule.destinations = rule.destinations.saturating_add(1);
+        rule.names_hosts |= destination.is_host();
+        if let Some(line) = self.settings.policy.shadow(&destination, number) {
+            rule.unreached = rule.unreached.saturating_add(1);
+            if rule.examples.len() < SHOWN {
+                rule.examples.push((destination.to_string(), line));
+            }
+        }
+        let closes = matches!(destination, Destination::Everything(None)) && rule.head.condition.is_empty();
+        if closes && self.closed_by.is_none() {
+            self.closed_by = Some(rule.head.verb);
+        }
+        if rule.shown.len() < SHOWN {
+            rule.shown.push(destination.to_string());
+        }
+    }
+}
+
+impl Rules<'_> {
+    fn warnings(&self, default: DefaultAction) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+            warnings.push(format!("{name} is set, and no flag is called so: it does nothing"));
+        }
+        for rule in &self.rules {
+            if rule.destinations == 0 {
+                warnings.push(format!("{}: it has no destination, so it matches nothing", rule.place()));
+            }
+            let examples: Vec<String> = rule
+                .examples
+                .iter()
+                .map(|(destination, line)| match line {
+                    Some(line) => format!("{destination} (line {line} comes first)"),
+                    None => format!("{destination} (a flag comes first)"),
+                })
+                .collect();
+            if rule.unreached > 0 {
+                warnings.push(format!(
+                    "{}: {} of {} destinations never matter: {}",
+                    rule.place(),
+                    rule.unreached,
+                    rule.destinations,
+                    examples.join(", ")
+                ));
+            }
+        }
+        let open = match self.closed_by {
+            Some(verb) => verb != Verb::Deny,
+            None => default == DefaultAction::Allow,
+        };
+        let denies = self.rules.iter().find(|rule| rule.head.verb == Verb::Deny && rule.names_hosts);
+        if let Some(rule) = denies.filter(|_| open) {
+            warnings.push(format!(
+                "{}: it denies hosts by name, and what names no host, or another one, is let through further down: \
+                 a client that means to get round it can. Let through ** (all that has a host) and deny the rest",
+                rule.place()
+            ));
+        }
+        warnings
+    }
+}

@@ -1,0 +1,267 @@
+//! `wayleave explain`: which rule decides about a connection, which were looked at, and which way it would go.
+
+use super::{complain_of_all, print};
+use serde_json::{Map, Value, json};
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::process::ExitCode;
+use std::time::Duration;
+use wayleave::addr::{ClientAddr, Host, OriginalDst};
+use wayleave::cli::Explain;
+use wayleave::policy::{Action, By, Decision, Explainer, Outcome, Pattern, Query, Route, Step};
+use wayleave::resolve::Resolver;
+use wayleave::settings::{DirectTo, LogFormat, Process, Settings, each_rule};
+
+/// The port if none is given.
+const HTTPS: u16 = 443;
+/// How long to wait for the resolver.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Prints the explanation.
+pub(crate) fn explain(asked: &Explain) -> ExitCode {
+    let settings = match Settings::read(&asked.flags, &Process) {
+        Ok(settings) => settings,
+        Err(err) => return complain_of_all(&err),
+    };
+    let place = match Place::read(asked) {
+        Ok(place) => place,
+        Err(why) => {
+            let _ = writeln!(io::stderr(), "wayleave: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut text = String::new();
+    let mut told: Vec<Told> = Vec::new();
+    for addr in &place.addrs {
+        let dst = OriginalDst::supposed(SocketAddr::new(*addr, place.port));
+        let query = Query { client: place.client, host: place.host.as_ref(), dst };
+        let mut explainer = Explainer::new(query, settings.upstream.is_some());
+        let default = match each_rule(&asked.flags, &Process, &mut explainer) {
+            Ok(default) => default,
+            Err(err) => return complain_of_all(&err),
+        };
+        let (decision, steps, left_out) = explainer.finish(default);
+        if decision != settings.policy.decide(&query) {
+            let _ = writeln!(
+                io::stderr(),
+                "wayleave: the files changed while they were read, or this is a bug: ask again"
+            );
+            return ExitCode::FAILURE;
+        }
+        let one = Told { query, decision, steps, left_out, settings: &settings };
+        // Mostly all addresses of a name go the same way.
+        match told.iter().find(|other| other.decision == one.decision) {
+            Some(first) if settings.log_format == LogFormat::Text => {
+                let _ = writeln!(text, "For {dst} the same as for {}.\n", first.query.dst);
+            }
+            _ => {
+                // Writing to a string does not fail.
+                let _ = match settings.log_format {
+                    LogFormat::Text => writeln!(text, "{one}"),
+                    LogFormat::Json => writeln!(text, "{}", one.json()),
+                };
+                told.push(one);
+            }
+        }
+    }
+    if let Some(why) = place.unresolved.filter(|_| settings.log_format == LogFormat::Text) {
+        let _ = writeln!(
+            text,
+            "No address is known here ({why}): rules for addresses were asked about 0.0.0.0; --at says another."
+        );
+    }
+    print(&text.trim_end_matches('\n').chars().chain(['\n']).collect::<String>())
+}
+
+/// What is asked about.
+struct Place {
+    client: ClientAddr,
+    host: Option<Host>,
+    addrs: Vec<IpAddr>,
+    port: u16,
+    unresolved: Option<String>,
+}
+
+impl Place {
+    fn read(asked: &Explain) -> Result<Self, String> {
+        let client = asked.client.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
+        let client = client.or_else(|_| asked.client.parse()).map_err(|_| {
+            format!("{:?} is not a client: write its address, such as 10.1.0.2", asked.client)
+        })?;
+        let at = asked.at.as_ref().map(|at| {
+            at.parse::<IpAddr>()
+                .map_err(|_| format!("--at {at:?}: write an address without a port, such as 192.0.2.10"))
+        });
+        let at = at.transpose()?;
+        let destination: Pattern = asked
+            .destination
+            .parse()
+            .map_err(|err| format!("{err} (a destination is HOST or ADDRESS, with :PORT or without)"))?;
+        let port = |port: Option<NonZeroU16>| port.map_or(HTTPS, NonZeroU16::get);
+        let of = |host, addrs, port, unresolved| Self {
+            client: ClientAddr::new(client),
+            host,
+            addrs,
+            port,
+            unresolved,
+        };
+        if let Some((addr, given)) = destination.exact_address() {
+            return match at {
+                None => Ok(of(None, vec![addr], port(given), None)),
+                Some(_) => Err("--at is for a HOST: an ADDRESS is where it is".to_owned()),
+            };
+        }
+        let Some((host, given)) = destination.exact_host() else {
+            return Err(format!(
+                "{:?} stands for more than one destination: ask about one host or one address",
+                asked.destination
+            ));
+        };
+        let host = host.clone();
+        if let Some(at) = at {
+            return Ok(of(Some(host), vec![at], port(given), None));
+        }
+        match addresses(&host) {
+            Ok(addrs) => Ok(of(Some(host), addrs, port(given), None)),
+            Err(why) => Ok(of(Some(host), vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)], port(given), Some(why))),
+        }
+    }
+}
+
+/// As the daemon would resolve it.
+fn addresses(host: &Host) -> Result<Vec<IpAddr>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|err| err.to_string())?;
+    let found = runtime.block_on(async {
+        let resolver = Resolver::new(tokio::runtime::Handle::current(), 1);
+        tokio::time::timeout(PATIENCE, resolver.lookup(host)).await
+    });
+    match found {
+        Err(_) => Err(format!("the resolver did not answer within {PATIENCE:?}")),
+        Ok(Err(err)) => Err(err.to_string()),
+        Ok(Ok(found)) => Ok(found.addrs.to_vec()),
+    }
+}
+
+/// The explanation for one address.
+struct Told<'a> {
+    query: Query<'a>,
+    decision: Decision,
+    steps: Vec<Step>,
+    left_out: usize,
+    settings: &'a Settings,
+}
+
+impl Told<'_> {
+    fn decision_word(&self) -> &'static str {
+        if self.decision.is_denied() { "deny" } else { "forward" }
+    }
+
+    /// The keys that the record of such a connection has.
+    fn json(&self) -> Value {
+        let mut map = Map::new();
+        let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+        put("client", json!(self.query.client.get().ip()));
+        put("dst", json!(self.query.dst.to_string()));
+        if let Some(host) = self.query.host {
+            put("host", json!(host.as_str()));
+        }
+        put("decision", json!(self.decision_word()));
+        put("rule", json!(self.decision.rule.display(self.query.host).to_string()));
+        if let Some(line) = self.decision.rule.line() {
+            put("line", json!(line));
+        }
+        if let Some(route) = self.decision.route() {
+            put("route", json!(route.word()));
+        }
+        if let Some(target) = self.decision.tunnel_target(&self.query) {
+            put("asks_for", json!(target.to_string()));
+        }
+        Value::Object(map)
+    }
+
+    fn way(&self) -> String {
+        let dst = self.query.dst;
+        match (self.decision.action, self.query.host) {
+            (Action::Deny, _) => "It is denied".to_owned(),
+            (Action::Forward { route: Route::Tunnel, .. }, _) => {
+                let upstream = self.settings.upstream.as_ref().map(ToString::to_string).unwrap_or_default();
+                let target = self.decision.tunnel_target(&self.query).map(|target| target.to_string());
+                format!("It goes through {upstream}, which is asked for {}", target.unwrap_or_default())
+            }
+            (Action::Forward { route: Route::Direct, by: By::Host }, Some(host)) => {
+                match self.settings.direct_to {
+                    DirectTo::Resolved => format!(
+                        "It goes directly to {dst} if that is an address of {host} by then, else to one that is"
+                    ),
+                    DirectTo::Strict => {
+                        format!(
+                            "It goes directly to {dst} if that is an address of {host} by then, else nowhere"
+                        )
+                    }
+                    DirectTo::Original => format!("It goes directly to {dst}, which need not be {host}'s"),
+                }
+            }
+            (Action::Forward { route: Route::Direct, .. }, _) => format!("It goes directly to {dst}"),
+        }
+    }
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Query { client, host, dst } = self.query;
+        match host {
+            Some(host) => writeln!(f, "{} to {host} at {dst}", client.get().ip())?,
+            None => writeln!(f, "{} to {dst}, without a host", client.get().ip())?,
+        }
+        if self.steps.is_empty() {
+            writeln!(f, "  there are no rules")?;
+        }
+        let place = |step: &Step| match step.head.line {
+            Some(line) => format!("line {line}"),
+            None => "flag".to_owned(),
+        };
+        // Rules for other destinations that follow one another are told in one line, if they are many.
+        let mut others: Vec<&Step> = Vec::new();
+        for step in &self.steps {
+            if step.outcome == Outcome::OtherDestination {
+                others.push(step);
+                continue;
+            }
+            tell_others(f, &mut others, place)?;
+            writeln!(f, "  {}: {}  ->  {}", place(step), step.text, step.outcome)?;
+        }
+        tell_others(f, &mut others, place)?;
+        if self.left_out > 0 {
+            writeln!(f, "  and {} more for other destinations", self.left_out)?;
+        }
+        let rule = self.decision.rule;
+        let line = rule.line().map(|line| format!(", line {line}")).unwrap_or_default();
+        writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))
+    }
+}
+
+/// So many of them are told one by one.
+const FEW: usize = 5;
+
+fn tell_others(
+    f: &mut fmt::Formatter<'_>,
+    others: &mut Vec<&Step>,
+    place: impl Fn(&Step) -> String,
+) -> fmt::Result {
+    let count = others.len();
+    match (others.first(), others.last()) {
+        (Some(first), Some(last)) if count > FEW => {
+            writeln!(f, "  {} to {}: {count} rules for other destinations", place(first), place(last))?;
+        }
+        _ => {
+            for step in others.iter() {
+                writeln!(f, "  {}: {}  ->  {}", place(step), step.text, step.outcome)?;
+            }
+        }
+    }
+    others.clear();
+    Ok(())
+}
