@@ -19,6 +19,7 @@ pub mod client;
 pub mod crowd;
 pub mod daemon;
 pub mod delay;
+pub mod dns;
 pub mod http;
 pub mod lab;
 pub mod namespace;
