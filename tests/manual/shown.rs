@@ -1,4 +1,5 @@
 //! What README and the manuals show: the policies are read by the program, and its answers are those that are shown.
+#![allow(clippy::arithmetic_side_effects)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
