@@ -1,6 +1,6 @@
 //! `wayleave explain`: which rule decides about a connection, which were looked at, and which way it would go.
 
-use super::{complain_of_all, print};
+use super::{complain_of_all, print, widest};
 use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -50,7 +50,8 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
             );
             return ExitCode::FAILURE;
         }
-        let one = Told { query, decision, steps, left_out, settings: &settings };
+        let unresolved = place.unresolved.as_deref();
+        let one = Told { query, decision, steps, left_out, unresolved, settings: &settings };
         // Mostly all addresses of a name go the same way.
         match told.iter().find(|other| other.decision == one.decision) {
             Some(first) if settings.log_format == LogFormat::Text => {
@@ -65,12 +66,6 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
                 told.push(one);
             }
         }
-    }
-    if let Some(why) = place.unresolved.filter(|_| settings.log_format == LogFormat::Text) {
-        let _ = writeln!(
-            text,
-            "No address is known here ({why}): rules for addresses were asked about 0.0.0.0; --at says another."
-        );
     }
     print(&text.trim_end_matches('\n').chars().chain(['\n']).collect::<String>())
 }
@@ -152,6 +147,8 @@ struct Told<'a> {
     decision: Decision,
     steps: Vec<Step>,
     left_out: usize,
+    /// Why the address is none of the host's.
+    unresolved: Option<&'a str>,
     settings: &'a Settings,
 }
 
@@ -179,6 +176,9 @@ impl Told<'_> {
         }
         if let Some(target) = self.decision.tunnel_target(&self.query) {
             put("asks_for", json!(target.to_string()));
+        }
+        if let Some(why) = self.unresolved {
+            put("unresolved", json!(why));
         }
         Value::Object(map)
     }
@@ -220,10 +220,7 @@ impl fmt::Display for Told<'_> {
         if self.steps.is_empty() {
             writeln!(f, "  there are no rules")?;
         }
-        let place = |step: &Step| match step.head.line {
-            Some(line) => format!("line {line}"),
-            None => "flag".to_owned(),
-        };
+        let width = widest(self.steps.iter().map(|step| written(step).chars().count()));
         // Rules for other destinations that follow one another are told in one line, if they are many.
         let mut others: Vec<&Step> = Vec::new();
         for step in &self.steps {
@@ -231,37 +228,54 @@ impl fmt::Display for Told<'_> {
                 others.push(step);
                 continue;
             }
-            tell_others(f, &mut others, place)?;
-            writeln!(f, "  {}: {}  ->  {}", place(step), step.text, step.outcome)?;
+            tell_others(f, &mut others, width)?;
+            tell(f, step, width)?;
         }
-        tell_others(f, &mut others, place)?;
+        tell_others(f, &mut others, width)?;
         if self.left_out > 0 {
             writeln!(f, "  and {} more for other destinations", self.left_out)?;
         }
         let rule = self.decision.rule;
         let line = rule.line().map(|line| format!(", line {line}")).unwrap_or_default();
-        writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))
+        writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))?;
+        match (host, self.unresolved) {
+            (Some(host), Some(why)) => writeln!(
+                f,
+                "{host} has no address here ({why}): rules for addresses were held against {}; \
+                 say with --at which one the client dials.",
+                dst.get().ip()
+            ),
+            _ => Ok(()),
+        }
     }
+}
+
+/// A rule of the policy file with its line; one of a flag or a variable begins with its name.
+fn written(step: &Step) -> String {
+    match step.head.line {
+        Some(line) => format!("line {line}: {}", step.text),
+        None => step.text.clone(),
+    }
+}
+
+fn tell(f: &mut fmt::Formatter<'_>, step: &Step, width: usize) -> fmt::Result {
+    writeln!(f, "  {:width$}  ->  {}", written(step), step.outcome)
 }
 
 /// So many of them are told one by one.
 const FEW: usize = 5;
 
-fn tell_others(
-    f: &mut fmt::Formatter<'_>,
-    others: &mut Vec<&Step>,
-    place: impl Fn(&Step) -> String,
-) -> fmt::Result {
+fn tell_others(f: &mut fmt::Formatter<'_>, others: &mut Vec<&Step>, width: usize) -> fmt::Result {
+    let place = |step: &Step| match step.head.line {
+        Some(line) => format!("line {line}"),
+        None => step.text.split_whitespace().next().unwrap_or_default().to_owned(),
+    };
     let count = others.len();
     match (others.first(), others.last()) {
         (Some(first), Some(last)) if count > FEW => {
-            writeln!(f, "  {} to {}: {count} rules for other destinations", place(first), place(last))?;
+            writeln!(f, "  {} to {}: {count} rules, all for other destinations", place(first), place(last))?;
         }
-        _ => {
-            for step in others.iter() {
-                writeln!(f, "  {}: {}  ->  {}", place(step), step.text, step.outcome)?;
-            }
-        }
+        _ => others.iter().try_for_each(|step| tell(f, step, width))?,
     }
     others.clear();
     Ok(())

@@ -21,6 +21,7 @@ mod credentials;
 mod crowd;
 mod dead_spares;
 mod demo;
+mod explain;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
@@ -33,6 +34,8 @@ mod names;
 mod pages;
 mod phases;
 mod policy;
+mod policy_file;
+mod policy_reload;
 mod relay;
 mod replies;
 mod sniffing;
