@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -25,7 +27,7 @@ impl Lab {
             .ip(&format!("addr add {TWO_V4}/24 dev eth0\naddr add {TWO_V6}/64 dev eth0 nodad\n"));
     }
 
-    /// A connection from this address of the client, which may have a port.
+    /// A connection from this address of the client, with a port of its own unless it has one.
     #[track_caller]
     pub fn connect_from(&self, source: &str, address: &str) -> TcpStream {
         self.client(|| connect_from(source, address)).unwrap_or_else(|e| panic!("{source}, {address}: {e}"))
@@ -43,10 +45,21 @@ impl Lab {
     }
 }
 
+/// Below those that the kernel chooses from. No two connections of a test have the same port, as they might by chance if
+/// it did choose: so each record can be told by its client.
+const PORTS: Range<u16> = 10_000..32_000;
+
+fn next_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS.len();
+    PORTS.start + u16::try_from(next).unwrap()
+}
+
 /// For use inside [`Lab::client`].
 pub fn connect_from(source: &str, address: &str) -> io::Result<TcpStream> {
     let address: SocketAddr = address.parse().unwrap_or_else(|e| panic!("{address}: {e}"));
-    let source = source.parse().map(|ip| SocketAddr::new(ip, 0)).or_else(|_| source.parse::<SocketAddr>());
+    let source =
+        source.parse().map(|ip| SocketAddr::new(ip, next_port())).or_else(|_| source.parse::<SocketAddr>());
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&source.unwrap_or_else(|e| panic!("{e}")).into())?;

@@ -164,6 +164,17 @@ impl Daemon {
         self.process.line(part)
     }
 
+    /// Waits until there are `count` lines with this text, and gives the last of them.
+    #[track_caller]
+    pub fn nth_line(&self, count: usize, part: &str) -> String {
+        let mut seen = 0;
+        let found = self.process.find(wait::PATIENCE, |line| {
+            seen += usize::from(line.contains(part));
+            (seen == count).then(|| line.to_owned())
+        });
+        found.unwrap_or_else(|| panic!("it said {part:?} {seen} times, not {count} times"))
+    }
+
     pub fn term(&self) {
         self.signal(Signal::SIGTERM);
     }
