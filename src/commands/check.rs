@@ -110,7 +110,8 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:6} {}", self.head.verb.word(), self.shown.join(", "))?;
+        let shown = if self.shown.is_empty() { "nothing".to_owned() } else { self.shown.join(", ") };
+        write!(f, "{:6} {shown}", self.head.verb.word())?;
         match self.destinations.saturating_sub(self.shown.len()) {
             0 => {}
             more => write!(f, " and {more} more")?,

@@ -4,11 +4,11 @@ use super::{complain_of_all, print, widest};
 use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::time::Duration;
-use wayleave::addr::{ClientAddr, Host, OriginalDst};
+use wayleave::addr::{ClientAddr, Host, OriginalDst, Target};
 use wayleave::cli::Explain;
 use wayleave::policy::{Action, By, Decision, Explainer, Outcome, Pattern, Query, Route, Step};
 use wayleave::resolve::Resolver;
@@ -95,16 +95,21 @@ impl Place {
             .parse()
             .map_err(|err| format!("{err} (a destination is HOST or ADDRESS, with :PORT or without)"))?;
         let port = |port: Option<NonZeroU16>| port.map_or(HTTPS, NonZeroU16::get);
-        let of = |host, addrs, port, unresolved| Self {
-            client: ClientAddr::new(client),
-            host,
-            addrs,
-            port,
-            unresolved,
+        let client = ClientAddr::new(client);
+        let is_v4 = client.get().is_ipv4();
+        // A client dials by its own family, and rules for clients of the other would answer for a connection that
+        // cannot be.
+        let of_the_family = |addr: IpAddr| match addr.to_canonical().is_ipv4() == is_v4 {
+            true => Ok(vec![addr]),
+            false => Err(format!(
+                "{} cannot dial {addr}: write a client and an address that are both IPv4 or both IPv6",
+                client.get().ip()
+            )),
         };
+        let of = |host, addrs, port, unresolved| Self { client, host, addrs, port, unresolved };
         if let Some((addr, given)) = destination.exact_address() {
             return match at {
-                None => Ok(of(None, vec![addr], port(given), None)),
+                None => Ok(of(None, of_the_family(addr)?, port(given), None)),
                 Some(_) => Err("--at is for a HOST: an ADDRESS is where it is".to_owned()),
             };
         }
@@ -116,11 +121,21 @@ impl Place {
         };
         let host = host.clone();
         if let Some(at) = at {
-            return Ok(of(Some(host), vec![at], port(given), None));
+            return Ok(of(Some(host), of_the_family(at)?, port(given), None));
         }
-        match addresses(&host) {
-            Ok(addrs) => Ok(of(Some(host), addrs, port(given), None)),
-            Err(why) => Ok(of(Some(host), vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)], port(given), Some(why))),
+        let found = addresses(&host).map(|mut addrs| {
+            addrs.retain(|addr| addr.is_ipv4() == is_v4);
+            addrs
+        });
+        match found {
+            Ok(addrs) if !addrs.is_empty() => Ok(of(Some(host), addrs, port(given), None)),
+            none => {
+                let any = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let why = none.err().unwrap_or_else(|| {
+                    format!("it has none of the client's family, {}", if is_v4 { "IPv4" } else { "IPv6" })
+                });
+                Ok(of(Some(host), vec![any], port(given), Some(why)))
+            }
         }
     }
 }
@@ -184,13 +199,19 @@ impl Told<'_> {
     }
 
     fn way(&self) -> String {
-        let dst = self.query.dst;
+        let dst = match self.unresolved {
+            Some(_) => "the address that the client dials".to_owned(),
+            None => self.query.dst.to_string(),
+        };
         match (self.decision.action, self.query.host) {
             (Action::Deny, _) => "It is denied".to_owned(),
             (Action::Forward { route: Route::Tunnel, .. }, _) => {
                 let upstream = self.settings.upstream.as_ref().map(ToString::to_string).unwrap_or_default();
-                let target = self.decision.tunnel_target(&self.query).map(|target| target.to_string());
-                format!("It goes through {upstream}, which is asked for {}", target.unwrap_or_default())
+                let target = match self.decision.tunnel_target(&self.query) {
+                    Some(host @ Target::Host(..)) => host.to_string(),
+                    Some(Target::Addr(_)) | None => dst,
+                };
+                format!("It goes through {upstream}, which is asked for {target}")
             }
             (Action::Forward { route: Route::Direct, by: By::Host }, Some(host)) => {
                 match self.settings.direct_to {
@@ -214,6 +235,9 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Query { client, host, dst } = self.query;
         match host {
+            Some(host) if self.unresolved.is_some() => {
+                writeln!(f, "{} to {host}, port {}", client.get().ip(), dst.get().port())?;
+            }
             Some(host) => writeln!(f, "{} to {host} at {dst}", client.get().ip())?,
             None => writeln!(f, "{} to {dst}, without a host", client.get().ip())?,
         }
@@ -233,7 +257,7 @@ impl fmt::Display for Told<'_> {
         }
         tell_others(f, &mut others, width)?;
         if self.left_out > 0 {
-            writeln!(f, "  and {} more for other destinations", self.left_out)?;
+            writeln!(f, "  {} more among these rules are for other destinations", self.left_out)?;
         }
         let rule = self.decision.rule;
         let line = rule.line().map(|line| format!(", line {line}")).unwrap_or_default();
@@ -241,7 +265,7 @@ impl fmt::Display for Told<'_> {
         match (host, self.unresolved) {
             (Some(host), Some(why)) => writeln!(
                 f,
-                "{host} has no address here ({why}): rules for addresses were held against {}; \
+                "No address of {host} is known here ({why}), so rules for addresses were held against {}: \
                  say with --at which one the client dials.",
                 dst.get().ip()
             ),

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
 
-use crate::support::clients::{ONE_V4, TWO_V4, TWO_V6};
+use crate::support::clients::{ONE_V4, ONE_V6, TWO_V4, TWO_V6};
 use crate::support::tools::text;
 use crate::support::{Lab, WEB_V4, WEB_V6};
 
@@ -103,43 +103,61 @@ fn a_disagreement_fails_the_test() {
     drop(daemon);
 }
 
+/// The addresses that the daemon's own resolver gives, of those that the client can dial.
 #[test]
 fn a_host_is_looked_up_as_the_daemon_would() {
     let lab = Lab::router();
-    let policy = lab.file("policy", "deny 2001:db8:bb::/64\nallow **.example.com\n");
-    let ask = |host: &str, more: &[&str]| {
+    lab.name("two.example.com", &["192.0.2.50".parse().unwrap(), "198.51.100.50".parse().unwrap()]);
+    let policy = lab.file("policy", "deny 192.0.2.0/24, 2001:db8:bb::/64\nallow **.example.com\n");
+    let ask = |client: &str, host: &str, more: &[&str]| {
         let (code, out, err) =
-            explain(&lab, &[&["10.1.0.2", host, "--policy", policy.as_str()][..], more].concat());
+            explain(&lab, &[&[client, host, "--policy", policy.as_str()][..], more].concat());
         assert_eq!((code, err.as_str()), (Some(0), ""), "{host}: {out}");
         out
     };
     // Both its addresses, and they do not go the same way.
-    let said = ask("www.example.com", &[]);
+    let said = ask(ONE_V4, "two.example.com", &[]);
     for part in [
-        "10.1.0.2 to www.example.com at 192.0.2.10:443\n",
-        "It goes directly to 192.0.2.10:443",
+        "10.1.0.2 to two.example.com at 198.51.100.50:443\n",
+        "It goes directly to 198.51.100.50:443",
         "(rule allow:**.example.com, line 2)",
-        "10.1.0.2 to www.example.com at [2001:db8:bb::10]:443\n",
-        "It is denied (rule deny:2001:db8:bb::/64, line 1).",
+        "10.1.0.2 to two.example.com at 192.0.2.50:443\n",
+        "It is denied (rule deny:192.0.2.0/24, line 1).",
     ] {
         assert!(said.contains(part), "{part:?} is not in:\n{said}");
     }
-    let said = ask("www.example.com:80", &["--log-format", "json"]);
-    let mut ways: Vec<String> = said
-        .lines()
-        .map(|line| {
-            let one: Value = serde_json::from_str(line).unwrap();
-            format!("{} {} {}", one["dst"], one["decision"], one["line"])
-        })
-        .collect();
-    ways.sort_unstable();
-    assert_eq!(ways, [r#""192.0.2.10:80" "forward" 2"#, r#""[2001:db8:bb::10]:80" "deny" 1"#]);
+    let ways = |client: &str, host: &str| {
+        let said = ask(client, host, &["--log-format", "json"]);
+        let one = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+        let way = |one: Value| format!("{} {} {}", one["dst"], one["decision"], one["line"]);
+        let mut ways: Vec<String> = said.lines().map(|line| way(one(line))).collect();
+        ways.sort_unstable();
+        ways
+    };
+    assert_eq!(
+        ways(ONE_V4, "two.example.com:80"),
+        [r#""192.0.2.50:80" "deny" 1"#, r#""198.51.100.50:80" "forward" 2"#]
+    );
+    // No connection has an end of each family.
+    assert_eq!(ways(ONE_V4, "www.example.com"), [r#""192.0.2.10:443" "deny" 1"#]);
+    assert_eq!(ways(ONE_V6, "www.example.com"), [r#""[2001:db8:bb::10]:443" "deny" 1"#]);
+    let said = ask(ONE_V6, "two.example.com", &[]);
+    assert!(
+        said.contains("(it has none of the client's family, IPv6)") && said.contains("line 2)"),
+        "{said}"
+    );
+    for args in [&[ONE_V4, "2001:db8:bb::10"][..], &[ONE_V6, "www.example.com", "--at", "192.0.2.10"]] {
+        let (code, _, err) = explain(&lab, args);
+        assert_eq!(code, Some(2));
+        assert!(err.contains("both IPv4 or both IPv6"), "{err}");
+    }
     // Where all addresses go the same way, it is told once.
-    let said = ask("proxy.corp.example", &[]);
-    assert_eq!(said.matches("It is denied (rule default).").count(), 1, "{said}");
+    lab.name("same.example.com", &["192.0.2.51".parse().unwrap(), "192.0.2.52".parse().unwrap()]);
+    let said = ask(ONE_V4, "same.example.com", &[]);
+    assert_eq!(said.matches("It is denied (rule deny:192.0.2.0/24, line 1).").count(), 1, "{said}");
     assert_eq!(said.matches("the same as for").count(), 1, "{said}");
     // With --at nobody is asked.
-    let said = ask("www.example.com", &["--at", "198.51.100.30"]);
+    let said = ask(ONE_V4, "www.example.com", &["--at", "198.51.100.30"]);
     assert!(said.contains("at 198.51.100.30:443") && !said.contains("192.0.2.10"), "{said}");
 }
 
@@ -151,7 +169,11 @@ fn a_host_that_nobody_knows() {
     let args = ["10.1.0.2", "nowhere.example", "--policy", &policy];
     let (code, said, _) = explain(&lab, &args);
     assert_eq!(code, Some(0));
-    for part in ["(rule allow:nowhere.example, line 2)", "nowhere.example has no address here (", "--at"] {
+    assert!(said.starts_with("10.1.0.2 to nowhere.example, port 443\n"), "{said}");
+    assert!(said.contains("It goes directly to the address that the client dials if that is an"), "{said}");
+    for part in
+        ["(rule allow:nowhere.example, line 2)", "No address of nowhere.example is known here (", "--at"]
+    {
         assert!(said.contains(part), "{part:?} is not in:\n{said}");
     }
     let json = |more: &[&str]| -> Value {
