@@ -1,6 +1,6 @@
 //! `wayleave check`: are flags, policy and lists good, and what do they mean.
 
-use super::{complain_of_all, print};
+use super::{complain_of_all, print, widest};
 use std::fmt::{self, Write as _};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -63,14 +63,16 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
         }
     )?;
     writeln!(text, "\nThe first rule that matches decides:")?;
-    let width = rules.rules.iter().map(|rule| rule.place().len()).max().unwrap_or_default();
-    for rule in &rules.rules {
-        let way = way(rule.head.verb, &tunnel);
-        writeln!(text, "  {:width$}  {rule}  ->  {way}", rule.place())?;
+    let default = if default == DefaultAction::Allow { Verb::Allow } else { Verb::Deny };
+    let lines = rules.rules.iter().map(|rule| (rule.place(), rule.to_string(), rule.head.verb));
+    let last = ("default".to_owned(), "everything else".to_owned(), default);
+    let lines: Vec<(String, String, Verb)> = lines.chain([last]).collect();
+    let width = widest(lines.iter().map(|(place, ..)| place.chars().count()));
+    let rule_width = widest(lines.iter().map(|(_, rule, _)| rule.chars().count()));
+    for (place, rule, verb) in lines {
+        writeln!(text, "  {place:width$}  {rule:rule_width$}  ->  {}", way(verb, &tunnel))?;
     }
-    let way = way(if default == DefaultAction::Allow { Verb::Allow } else { Verb::Deny }, &tunnel);
-    writeln!(text, "  {:width$}  everything else  ->  {way}", "default")?;
-    let warnings = rules.warnings(default);
+    let warnings = rules.warnings(default == Verb::Allow);
     if !warnings.is_empty() {
         writeln!(text, "\nTo be looked at:")?;
     }
@@ -108,7 +110,8 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:6} {}", self.head.verb.word(), self.shown.join(", "))?;
+        let shown = if self.shown.is_empty() { "nothing".to_owned() } else { self.shown.join(", ") };
+        write!(f, "{:6} {shown}", self.head.verb.word())?;
         match self.destinations.saturating_sub(self.shown.len()) {
             0 => {}
             more => write!(f, " and {more} more")?,
@@ -160,7 +163,7 @@ impl Sink for Rules<'_> {
 }
 
 impl Rules<'_> {
-    fn warnings(&self, default: DefaultAction) -> Vec<String> {
+    fn warnings(&self, open_by_default: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
             warnings.push(format!("{name} is set, and no flag is called so: it does nothing"));
@@ -178,18 +181,20 @@ impl Rules<'_> {
                 })
                 .collect();
             if rule.unreached > 0 {
-                warnings.push(format!(
-                    "{}: {} of {} destinations never matter: {}",
-                    rule.place(),
-                    rule.unreached,
-                    rule.destinations,
-                    examples.join(", ")
-                ));
+                let all = rule.unreached == rule.destinations;
+                let which = match all {
+                    true => "never reached".to_owned(),
+                    false => {
+                        format!("{} of {} destinations are never reached", rule.unreached, rule.destinations)
+                    }
+                };
+                let more = if rule.unreached > examples.len() { ", ..." } else { "" };
+                warnings.push(format!("{}: {which}: {}{more}", rule.place(), examples.join(", ")));
             }
         }
         let open = match self.closed_by {
             Some(verb) => verb != Verb::Deny,
-            None => default == DefaultAction::Allow,
+            None => open_by_default,
         };
         let denies = self.rules.iter().find(|rule| rule.head.verb == Verb::Deny && rule.names_hosts);
         if let Some(rule) = denies.filter(|_| open) {

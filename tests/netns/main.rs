@@ -32,6 +32,7 @@ mod dns_policy;
 mod dns_support;
 mod dns_tunnel;
 mod ech;
+mod explain;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
@@ -44,6 +45,8 @@ mod names;
 mod pages;
 mod phases;
 mod policy;
+mod policy_file;
+mod policy_reload;
 mod relay;
 mod reload;
 mod replies;

@@ -14,8 +14,10 @@
 //!
 //! Nothing sleeps for a fixed time: every wait polls a real condition and has a deadline ([`wait`]).
 
+pub mod agreement;
 pub mod bytes;
 pub mod client;
+pub mod clients;
 pub mod crowd;
 pub mod daemon;
 pub mod delay;

@@ -83,6 +83,17 @@ impl Process {
         self.lines.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// It was started stalled, and still is.
+    pub fn is_unread(&self) -> bool {
+        !self.stalled.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Everything that it will ever write is in the lines: it, and whoever had its output from it, is gone.
+    pub fn is_read_out(&self) -> bool {
+        // Each reader holds them until the end.
+        Arc::strong_count(&self.lines) == 1
+    }
+
     /// The first line from which `pick` makes something, now or within `deadline`.
     pub fn find<T>(&self, deadline: Duration, mut pick: impl FnMut(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + deadline;
