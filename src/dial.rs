@@ -114,7 +114,9 @@ impl Dialler {
         let allowed = claim.addrs.iter().filter(|ip| self.may_be_dialled(**ip) && may_go_to(**ip));
         let mut addrs: Vec<SocketAddr> = allowed.map(|ip| SocketAddr::new(*ip, here.port())).collect();
         if addrs.is_empty() {
-            return Err(DialError::Prohibited { host: host.clone(), addr: claim.addrs.first().copied() });
+            let addr = claim.addrs.first().copied();
+            let by_policy = addr.is_some_and(|ip| self.may_be_dialled(ip));
+            return Err(DialError::Prohibited { host: host.clone(), addr, by_policy });
         }
         if self.direct_to == DirectTo::Strict {
             return Err(DialError::Forged { host: host.clone(), dst });

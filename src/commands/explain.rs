@@ -11,8 +11,9 @@ use std::time::Duration;
 use wayleave::addr::{ClientAddr, Host, OriginalDst, Target};
 use wayleave::cli::Explain;
 use wayleave::policy::{Action, By, Decision, Explainer, Outcome, Pattern, Query, Route, Step};
+use wayleave::record::Cause;
 use wayleave::resolve::Resolver;
-use wayleave::settings::{DirectTo, LogFormat, Process, Settings, each_rule};
+use wayleave::settings::{DirectTo, Ech, LogFormat, Process, Settings, each_rule};
 
 /// The port if none is given.
 const HTTPS: u16 = 443;
@@ -50,8 +51,13 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
             );
             return ExitCode::FAILURE;
         }
+        let audited = settings.audit && decision.is_denied();
+        let decision = match audited {
+            true => decision.let_through(settings.upstream.is_some()),
+            false => decision,
+        };
         let unresolved = place.unresolved.as_deref();
-        let one = Told { query, decision, steps, left_out, unresolved, settings: &settings };
+        let one = Told { query, decision, audited, steps, left_out, unresolved, settings: &settings };
         // Mostly all addresses of a name go the same way.
         match told.iter().find(|other| other.decision == one.decision) {
             Some(first) if settings.log_format == LogFormat::Text => {
@@ -159,6 +165,8 @@ fn addresses(host: &Host) -> Result<Vec<IpAddr>, String> {
 struct Told<'a> {
     query: Query<'a>,
     decision: Decision,
+    /// It would be denied, and is let through.
+    audited: bool,
     steps: Vec<Step>,
     left_out: usize,
     /// Why the address is none of the host's.
@@ -188,6 +196,9 @@ impl Told<'_> {
         if let Some(route) = self.decision.route() {
             put("route", json!(route.word()));
         }
+        if self.audited {
+            put("audit", json!(Cause::Denied.word()));
+        }
         if let Some(target) = self.decision.tunnel_target(&self.query) {
             put("asks_for", json!(target.to_string()));
         }
@@ -214,6 +225,7 @@ impl Told<'_> {
             }
             (Action::Forward { route: Route::Direct, by: By::Host }, Some(host)) => {
                 match self.settings.direct_to {
+                    _ if self.settings.audit => format!("It goes directly to {dst}"),
                     DirectTo::Resolved => format!(
                         "It goes directly to {dst} if that is an address of {host} by then, else to one that is"
                     ),
@@ -261,6 +273,12 @@ impl fmt::Display for Told<'_> {
         let rule = self.decision.rule;
         let line = rule.line().map(|line| format!(", line {line}")).unwrap_or_default();
         writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))?;
+        if self.audited {
+            writeln!(f, "Without --audit it would be denied.")?;
+        }
+        if self.settings.ech == Ech::Deny && host.is_some() {
+            writeln!(f, "A hello with an encrypted name (ECH) is denied whatever the rules say.")?;
+        }
         match (host, self.unresolved) {
             (Some(host), Some(why)) => writeln!(
                 f,
