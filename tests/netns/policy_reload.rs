@@ -308,6 +308,11 @@ fn reload_under_load() {
             scope.spawn(move || lab.client(|| one_after_the_other(ip, go_on)))
         });
         for switch in 1..=SWITCHES {
+            // Many one after the other, and then one of which it is known that it was taken.
+            for quick in 0..100 {
+                replace(&lab, "policy", SIDES[quick % 2].policy);
+                daemon.signal(Signal::SIGHUP);
+            }
             replace(&lab, "policy", SIDES[switch % 2].policy);
             hup(&daemon, READ_AGAIN);
         }
@@ -338,6 +343,8 @@ fn reload_under_load() {
         assert_eq!(record["end"], end, "{record}");
         *seen.entry((*host, side)).or_insert(0) += 1;
     }
+    let reloads = count(&daemon, READ_AGAIN);
+    assert!(reloads >= 2 * SWITCHES, "only {reloads} reloads");
     // Both were really in force, for both hosts.
     assert_eq!(seen.len(), 4, "{seen:?}");
     assert_eq!(count(&daemon, UNCHANGED), 0);
