@@ -254,8 +254,11 @@ fn check_warns_of_denials_that_can_be_got_round() {
         ("deny ads.example\nallow **\ndeny *\n", &["--default", "allow"], None),
         // By address nobody gets round it.
         ("deny 10.0.0.0/8\nallow *\n", &[], None),
-        // Only some are let through whatever they say; that is not everything.
-        ("deny ads.example\nallow * from 10.0.0.1\n", &[], None),
+        // By these clients, or at this port.
+        ("deny ads.example\nallow * from 10.0.0.1\n", &[], Some(1)),
+        ("deny ads.example\nallow *:443\ndeny *\n", &["--default", "allow"], Some(1)),
+        ("deny ads.example\nallow 0.0.0.0/0\n", &[], Some(1)),
+        ("deny ads.example\nallow 10.0.0.0/8\n", &[], None),
     ] {
         let path = folder.file("policy", policy);
         let printed = prints(folder.command(&["check", "--policy", &path]).args(args));
