@@ -1,7 +1,8 @@
 //! `wayleave check`: are flags, policy and lists good, and what do they mean.
 
 use super::{complain_of_all, print, widest};
-use crate::{BAD_CONFIGURATION, complain};
+use crate::BAD_CONFIGURATION;
+use crate::complain;
 use std::fmt::{self, Write as _};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
