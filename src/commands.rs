@@ -22,8 +22,12 @@ fn widest(widths: impl Iterator<Item = usize>) -> usize {
 
 /// Everything that is wrong, each on a line of its own.
 fn complain_of_all(err: &SettingsError) -> ExitCode {
-    for one in err.all() {
+    complain(err.all(), err.exit_code())
+}
+
+fn complain(all: impl IntoIterator<Item = impl fmt::Display>, code: u8) -> ExitCode {
+    for one in all {
         let _ = writeln!(io::stderr(), "wayleave: {one}");
     }
-    ExitCode::from(err.exit_code())
+    ExitCode::from(code)
 }

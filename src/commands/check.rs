@@ -1,8 +1,6 @@
 //! `wayleave check`: are flags, policy and lists good, and what do they mean.
 
-use super::{complain_of_all, print, widest};
-use crate::BAD_CONFIGURATION;
-use crate::complain;
+use super::{complain, complain_of_all, print, widest};
 use std::fmt::{self, Write as _};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -10,6 +8,9 @@ use wayleave::cli::Flags;
 use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
 use wayleave::settings::{DirectTo, Ech, Process, Settings, each_rule, unknown_variables};
+
+/// `EX_CONFIG` of sysexits(3).
+const BAD_CONFIGURATION: u8 = 78;
 
 /// Destinations of a rule that are shown.
 const SHOWN: usize = 4;
@@ -21,7 +22,7 @@ pub(crate) fn check(flags: &Flags) -> ExitCode {
         Err(err) => return complain_of_all(&err),
     };
     if let Err(err) = log::filter() {
-        return complain(&err, BAD_CONFIGURATION);
+        return complain([err], BAD_CONFIGURATION);
     }
     let mut rules = Rules { settings: &settings, rules: Vec::new(), closed: false, evaded: None };
     let default = match each_rule(flags, &Process, &mut rules) {
