@@ -142,17 +142,32 @@ pub struct PolicyArgs {
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Carrying")]
 pub struct CarryArgs {
-    /// HTTP proxy to CONNECT through, see the manual for the forms of its URL
+    /// Proxy to tunnel through, may be repeated; see the manual for the forms of its URL
     #[arg(
         long,
-        value_name = "URL",
-        help = "HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]"
+        value_name = "[NAME=]URL",
+        help = "Proxy to tunnel through, may be repeated: [http://|https://|socks5://][user:pass@]host[:port]"
     )]
-    pub upstream_proxy: Option<String>,
-    /// File with user:password for the upstream
+    pub upstream_proxy: Vec<String>,
+    /// Which upstream: failover, round-robin, least-connections or source-hash [default: failover]
+    #[arg(long, value_name = "POLICY")]
+    pub upstream_policy: Option<String>,
+    /// While no upstream is there: fail or direct [default: fail]
+    #[arg(long, value_name = "WHAT")]
+    pub when_upstream_down: Option<String>,
+    /// File with user:password for the upstream, may be repeated
+    #[arg(long, value_name = "[NAME=]FILE")]
+    pub upstream_credentials: Vec<String>,
+    /// Certificates to trust in https:// upstreams instead of the system's
     #[arg(long, value_name = "FILE")]
-    pub upstream_credentials: Option<String>,
-    /// Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]
+    pub upstream_ca: Option<String>,
+    /// Tell upstreams the client's address: off, forwarded, x-forwarded-for or proxy-v2 [default: off]
+    #[arg(long, value_name = "HOW")]
+    pub forwarded: Option<String>,
+    /// Say this as well when asking for a tunnel; may be repeated
+    #[arg(long, value_name = "'NAME: VALUE'")]
+    pub connect_header: Vec<String>,
+    /// Connections kept open to each upstream ahead of need, at most; 0: none [default: 16]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub upstream_spares: Option<String>,
     /// Bounds resolving, connecting and the upstream's reply together [default: 30s]

@@ -1,27 +1,34 @@
 //! Reaching the far side: the server itself, or an upstream that is asked for a tunnel to it.
 
+mod ask;
 mod connect;
 mod error;
+mod health;
+mod learned;
+mod probe;
 mod spares;
 mod tunnel;
+mod upstreams;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::DialError;
 pub use spares::Spares;
+pub use tunnel::{Other, Told, Wanted};
+pub use upstreams::{UpstreamId, Upstreams};
 
 use crate::addr::{ClientAddr, Host, OriginalDst, unmapped};
 use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
-use crate::settings::{DirectTo, Upstream};
+use crate::settings::DirectTo;
 use crate::socket::Socket;
-use arc_swap::ArcSwapOption;
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 /// How long a name that does not go with the address is looked into where nothing but its own addresses will do.
@@ -36,14 +43,12 @@ pub struct Dialler {
     pub own: OwnAddrs,
     /// Which connections are ours.
     pub loops: Loops,
-    /// The proxy, if there is one.
-    pub upstream: Option<Upstream>,
+    /// The proxies.
+    pub upstreams: Upstreams,
     /// For direct connections that a host rule lets through.
     pub direct_to: DirectTo,
-    /// Where the upstream was last reached.
-    pub upstream_at: ArcSwapOption<IpAddr>,
-    /// Connections to it that are there before they are needed.
-    pub spares: Spares,
+    /// What looks after upstreams that are not there runs here.
+    pub runtime: Handle,
 }
 
 /// The far side, ready.
@@ -138,13 +143,13 @@ impl Dialler {
         self.first_of(&checked.addrs, deadline).await
     }
 
-    /// Whether a client that is about to be sent through the upstream could be the upstream itself: it has the
+    /// Whether a client that is about to be sent through the upstream could be an upstream itself: it has an
     /// upstream's address, or both it and the upstream have one of this machine's.
     pub fn may_be_upstreams_own(&self, decision: &Decision, client: ClientAddr) -> bool {
         decision.route() == Some(Route::Tunnel)
-            && self.upstream_at.load().as_deref().is_some_and(|upstream| {
+            && self.upstreams.any_at(|upstream| {
                 let client = client.get().ip();
-                client == *upstream || (self.own.contains(*upstream) && self.own.contains(client))
+                client == upstream || (self.own.contains(upstream) && self.own.contains(client))
             })
     }
 

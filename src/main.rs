@@ -99,7 +99,7 @@ async fn serve(cli: &Flags, settings: Settings, log: Log, handed_over: &[TcpList
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
-    let limits = Limits::raise(settings.max_connections, workers, settings.upstream_spares)?;
+    let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares())?;
     let listeners = match handed_over {
         [] => Listeners::bind(&settings.listen, workers)?,
         sockets => Listeners::share(sockets, workers)?,
@@ -126,12 +126,11 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("{name} is set, and no flag is called so: it does nothing");
     }
-    match &settings.upstream {
-        Some(upstream) => tracing::info!(
-            "upstream {upstream}{}",
-            if upstream.auth.is_some() { ", with credentials" } else { "" }
-        ),
-        None => tracing::warn!("no --upstream-proxy: everything that is let through goes directly"),
+    if settings.upstreams.is_empty() {
+        tracing::warn!("no --upstream-proxy: everything that is let through goes directly");
+    }
+    for upstream in settings.upstreams.lines() {
+        tracing::info!("upstream {upstream}");
     }
     tracing::info!("policy: {}", settings.policy);
     if settings.audit {
@@ -183,7 +182,7 @@ async fn watch(
                     ctx.open.count()
                 );
                 server.stop();
-                ctx.dialler.spares.close();
+                ctx.dialler.upstreams.close_spares();
                 cut_at = Instant::now().checked_add(drain_timeout);
             }
             Some(Event::Reload) => reload(cli, ctx, &reloads),
@@ -253,7 +252,9 @@ fn read_again(cli: &Flags, ctx: &Context) {
 fn show(ctx: &Context) {
     let open = ctx.open.all();
     let count = format!("{} connections are open{}", open.len(), audited(ctx));
-    ctx.log.notes(std::iter::once(count).chain(open.iter().map(|one| format!("open {one}"))).collect());
+    let upstreams = ctx.dialler.upstreams.states();
+    let open = open.iter().map(|one| format!("open {one}"));
+    ctx.log.notes(std::iter::once(count).chain(upstreams).chain(open).collect());
 }
 
 /// Without systemd there is nobody to tell, and that is no failure.

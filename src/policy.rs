@@ -17,6 +17,7 @@ mod no_proxy;
 mod pattern;
 mod rule;
 mod sources;
+mod via;
 
 pub use changes::Changes;
 pub use explain::{Explainer, Outcome, Step};
@@ -28,10 +29,12 @@ pub use no_proxy::parse_no_proxy;
 pub use pattern::{HostKind, Pattern, PatternError, Problem};
 pub use rule::{Condition, Destination, Head, Matched, Rule, RuleText, Sink, Verb};
 pub use sources::Sources;
+pub use via::UpstreamSet;
 
 use crate::addr::{ClientAddr, Host, OriginalDst, Target};
 use index::Index;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 /// What happens to a connection that no rule matches.
@@ -185,6 +188,12 @@ impl Decision {
         }
     }
 
+    /// The upstreams that the connection may go through, if its route is the tunnel.
+    #[must_use]
+    pub const fn via(&self) -> UpstreamSet {
+        UpstreamSet::ALL
+    }
+
     /// What an upstream is asked for: the host if a host rule or the default let the connection through and there is a
     /// host, else the original destination. `None` unless the route is the tunnel.
     #[must_use]
@@ -283,6 +292,17 @@ impl Policy {
             Some(rule) => Decision::by_rule(rule, self.upstream),
             None => Decision::by_default(self.default, self.upstream),
         }
+    }
+
+    /// The host of a connection that an address rule sends through an upstream, if the policy would do the same for that
+    /// host at any address, so that an upstream may be asked for it: that finds an address of its own.
+    #[must_use]
+    pub fn target_by_name(&self, query: &Query<'_>) -> Option<Target> {
+        // A rule that takes even this address decides by address, and so does not say anything about the host.
+        let anywhere = Query { dst: query.dst.with_ip(Ipv4Addr::UNSPECIFIED.into()), ..*query };
+        let decision = self.decide(&anywhere);
+        let target = decision.tunnel_target(&anywhere)?;
+        (matches!(target, Target::Host(..)) && decision.via() == self.decide(query).via()).then_some(target)
     }
 
     /// The line of an earlier rule, `None` if a flag made it, that takes all that this destination of the rule with this

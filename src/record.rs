@@ -147,6 +147,12 @@ pub struct Known {
     pub decision: Option<Decision>,
     /// The upstream's configured name, if the connection went, or was to go, through one.
     pub upstream: Option<Arc<str>>,
+    /// Upstreams that failed before the one that is named, or before it went directly.
+    pub retries: u8,
+    /// The upstream was asked by address where it would have been asked by name, or the other way round.
+    pub other_way: bool,
+    /// It went directly because no upstream was there.
+    pub is_upstream_down: bool,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
     /// How the connection would have ended, had it not been let through by an audit.
@@ -171,6 +177,9 @@ impl Known {
             ech: false,
             decision: None,
             upstream: None,
+            retries: 0,
+            other_way: false,
+            is_upstream_down: false,
             dialled: None,
             audit: None,
             is_forged: false,
@@ -253,6 +262,15 @@ impl fmt::Display for Record {
             }
             (None, _) => {}
         }
+        if known.retries > 0 {
+            write!(f, " retries={}", known.retries)?;
+        }
+        if known.other_way {
+            f.write_str(" other_way=true")?;
+        }
+        if known.is_upstream_down {
+            f.write_str(" upstream_down=true")?;
+        }
         if let Some(cause) = known.audit {
             write!(f, " audit={}", cause.word())?;
         }
@@ -316,6 +334,15 @@ impl Record {
         }
         if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
+        }
+        if known.retries > 0 {
+            map.serialize_entry("retries", &known.retries)?;
+        }
+        if known.other_way {
+            map.serialize_entry("other_way", &true)?;
+        }
+        if known.is_upstream_down {
+            map.serialize_entry("upstream_down", &true)?;
         }
         if let Some(cause) = known.audit {
             map.serialize_entry("audit", cause.word())?;

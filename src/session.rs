@@ -10,13 +10,13 @@ pub use audit::Audit;
 pub use open::{Open, Registry};
 pub use recheck::Rechecked;
 
-use crate::addr::{ClientAddr, Host};
+use crate::addr::{ClientAddr, Host, Target};
 use crate::alarm::Alarm;
-use crate::dial::{Checked, DialError, Dialler, Far, Spares};
+use crate::dial::{Checked, DialError, Dialler, Far, Other, Upstreams, Wanted};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
-use crate::policy::{Action, By, Decision, Policy, Query, Route};
+use crate::policy::{Action, By, Decision, Policy, Query};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::resolve::Resolver;
@@ -46,7 +46,7 @@ pub struct Context {
     /// What would have been refused is let through and counted here; none: it is refused.
     pub audit: Option<Audit>,
     /// The way on.
-    pub dialler: Dialler,
+    pub dialler: Arc<Dialler>,
     /// None: no sniffing.
     pub sniff: Option<SniffLimits>,
     /// Original ports where the server speaks first.
@@ -74,15 +74,14 @@ impl Context {
             ech: settings.ech,
             recheck: settings.recheck,
             audit: settings.audit.then(Audit::default),
-            dialler: Dialler {
+            dialler: Arc::new(Dialler {
                 resolver: Resolver::new(runtime.clone(), questions),
                 own: OwnAddrs::new()?,
                 loops: Loops::default(),
-                upstream: settings.upstream,
+                upstreams: Upstreams::new(&runtime, settings.upstreams),
                 direct_to: settings.direct_to,
-                upstream_at: None.into(),
-                spares: Spares::new(runtime, settings.upstream_spares),
-            },
+                runtime,
+            }),
             sniff: settings.sniff,
             no_sniff_ports: settings.no_sniff_ports,
             dial_timeout: settings.dial_timeout,
@@ -291,18 +290,60 @@ async fn dial(
 ) -> Result<Far, DialError> {
     let now = Instant::now();
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
-    match (decision.action, &ctx.dialler.upstream, decision.tunnel_target(query)) {
-        (Action::Forward { route: Route::Tunnel, .. }, Some(upstream), Some(target)) => {
-            report.upstream(&upstream.name);
-            ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
+    match (decision.action, decision.tunnel_target(query)) {
+        (Action::Forward { by, .. }, Some(target)) => {
+            let want_page = protocol == Protocol::Http;
+            match tunnel(ctx, query, decision, target, want_page, deadline, report).await {
+                Err(DialError::AllDown { why }) => {
+                    report.goes_direct_instead(&why);
+                    direct(ctx, query, by, deadline, report).await
+                }
+                done => done,
+            }
         }
-        (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {
-            Some(host) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
-            None => Err(DialError::NoAddress),
-        },
-        (Action::Forward { route: Route::Direct, .. }, ..) => ctx.dialler.original(query.dst, deadline).await,
-        // The policy knows whether there is an upstream, and denied connections do not come here: neither is reached.
-        (Action::Forward { route: Route::Tunnel, .. } | Action::Deny, ..) => Err(DialError::NoAddress),
+        (Action::Forward { by, .. }, None) => direct(ctx, query, by, deadline, report).await,
+        // Those do not come here.
+        (Action::Deny, _) => Err(DialError::NoAddress),
+    }
+}
+
+async fn tunnel(
+    ctx: &Context,
+    query: &Query<'_>,
+    decision: Decision,
+    target: Target,
+    want_page: bool,
+    deadline: Instant,
+    report: &Report,
+) -> Result<Far, DialError> {
+    let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
+    let other = match (decision.action, query.host) {
+        // Nobody minds where it goes.
+        (Action::Forward { by: By::Default, .. }, Some(_)) => Some(Other::Target(Target::Addr(query.dst.get()))),
+        (Action::Forward { by: By::Host, .. }, Some(host)) => {
+            Some(Other::Resolved { host, may_go_to: &may_go_to })
+        }
+        // The upstream finds the address by itself, perhaps another one: that has to be allowed as well.
+        (Action::Forward { by: By::Address, .. }, Some(_)) => {
+            ctx.policy.load().target_by_name(query).map(Other::Target)
+        }
+        _ => None,
+    };
+    let (client, dst, via) = (query.client, query.dst, decision.via());
+    let wanted = Wanted { target, other, client, dst, via, want_page };
+    ctx.dialler.tunnel(&wanted, report, deadline).await
+}
+
+async fn direct(
+    ctx: &Context,
+    query: &Query<'_>,
+    by: By,
+    deadline: Instant,
+    report: &Report,
+) -> Result<Far, DialError> {
+    match (by, query.host) {
+        (By::Host, Some(host)) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
+        _ => ctx.dialler.original(query.dst, deadline).await,
     }
 }
 

@@ -3,9 +3,11 @@
 
 mod policy;
 mod upstream;
+mod upstreams;
 mod values;
 
-pub use upstream::{Upstream, UpstreamHost};
+pub use upstream::{Forwarded, Kind, Upstream, UpstreamHost, UpstreamPolicy, WhenDown};
+pub use upstreams::{Authorities, MAX_UPSTREAMS, Upstreams};
 
 use crate::cli::{Cli, Flags};
 use crate::policy::{Builder, DefaultAction, Policy, Sink};
@@ -60,10 +62,8 @@ pub struct SniffLimits {
 pub struct Settings {
     /// Where to listen. An unspecified IPv6 address is dual-stack.
     pub listen: Vec<SocketAddr>,
-    /// The proxy in front of everything that is not direct.
-    pub upstream: Option<Upstream>,
-    /// Connections to it that are kept ahead of need, at most.
-    pub upstream_spares: usize,
+    /// The proxies in front of everything that is not direct.
+    pub upstreams: Upstreams,
     /// For resolving, connecting and the upstream's reply together.
     pub dial_timeout: Duration,
     /// None: no sniffing.
@@ -206,6 +206,22 @@ impl Reader<'_> {
         Ok(typed.chain(self.env(&env_name(flag))?).collect())
     }
 
+    /// A flag that may be repeated, or else its environment variable, which has values between blanks.
+    fn list(&self, flag: &str, typed: &[String]) -> Result<Vec<Given>, SettingsError> {
+        let name = env_name(flag);
+        match typed {
+            [] => {
+                let all = self.env(&name)?.map(|given| given.text).unwrap_or_default();
+                let one = |text: &str| Given { text: text.to_owned(), source: name.clone(), typed: false };
+                Ok(all.split_whitespace().map(one).collect())
+            }
+            typed => {
+                let one = |text: &String| Given { text: text.clone(), source: format!("--{flag}"), typed: true };
+                Ok(typed.iter().map(one).collect())
+            }
+        }
+    }
+
     /// An environment variable; an empty one counts as not set.
     fn env(&self, name: &str) -> Result<Option<Given>, SettingsError> {
         let text = self.var(name)?.filter(|text| !text.is_empty());
@@ -249,7 +265,6 @@ const SERVER_FIRST: [u16; 7] = [21, 22, 25, 110, 143, 587, 3306];
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(1);
 const SNIFF_MAX_BYTES: usize = 8192;
-const UPSTREAM_SPARES: usize = 16;
 
 impl Settings {
     /// Reads everything: the flags, then the environment, then the files that they name.
@@ -258,10 +273,10 @@ impl Settings {
     /// The first thing that makes no sense, with its remedy.
     pub fn read(cli: &Flags, outside: &dyn Outside) -> Result<Self, SettingsError> {
         let r = Reader(outside);
-        let upstream = read_upstream(cli, &r)?;
+        let upstreams = upstreams::read(cli, &r)?;
         let mut rules = Builder::new();
-        let default = policy::read_rules(cli, &r, upstream.is_some(), &mut rules)?;
-        let policy = rules.finish(default, upstream.is_some()).map_err(|err| SettingsError {
+        let default = policy::read_rules(cli, &r, !upstreams.is_empty(), &mut rules)?;
+        let policy = rules.finish(default, !upstreams.is_empty()).map_err(|err| SettingsError {
             message: err.to_string(),
             more: Vec::new(),
             typed: false,
@@ -279,11 +294,7 @@ impl Settings {
                 .parsed("no-sniff-ports", cli.sniff.no_sniff_ports.as_ref(), values::ports)?
                 .unwrap_or_else(|| SERVER_FIRST.to_vec()),
             policy,
-            upstream_spares: r
-                .parsed("upstream-spares", carry.upstream_spares.as_ref(), values::spares)?
-                .filter(|_| upstream.is_some())
-                .unwrap_or(if upstream.is_some() { UPSTREAM_SPARES } else { 0 }),
-            upstream,
+            upstreams,
             direct_to: r
                 .parsed("direct-to", cli.policy.direct_to.as_ref(), |text| match text {
                     "resolved" => Ok(DirectTo::Resolved),
@@ -329,7 +340,7 @@ pub fn each_rule(
     sink: &mut dyn Sink,
 ) -> Result<DefaultAction, SettingsError> {
     let r = Reader(outside);
-    policy::read_rules(cli, &r, read_upstream(cli, &r)?.is_some(), sink)
+    policy::read_rules(cli, &r, !upstreams::read(cli, &r)?.is_empty(), sink)
 }
 
 /// Those of these environment variables that look like ours and are not: a misspelt whitelist is none.
@@ -381,33 +392,6 @@ fn read_sniff(cli: &Flags, r: &Reader<'_>) -> Result<Option<SniffLimits>, Settin
         Some(values::SniffTimeout::After(timeout)) => Some(limits(timeout)),
         Some(values::SniffTimeout::Off) => None,
     })
-}
-
-fn read_upstream(cli: &Flags, r: &Reader<'_>) -> Result<Option<Upstream>, SettingsError> {
-    let url = r.one("upstream-proxy", cli.carry.upstream_proxy.as_ref())?;
-    let file = r.one("upstream-credentials", cli.carry.upstream_credentials.as_ref())?;
-    let Some(url) = url else {
-        return match file {
-            Some(file) => Err(file.wrong("there is no upstream to use it for: give --upstream-proxy too")),
-            None => Ok(None),
-        };
-    };
-    let mut upstream = Upstream::parse(&url.text).map_err(|why| url.wrong_unseen(why))?;
-    if let Some(file) = file {
-        if upstream.auth.is_some() {
-            return Err(
-                file.wrong("--upstream-proxy has credentials already: leave them out of one of the two")
-            );
-        }
-        let path = Path::new(&file.text);
-        let mode = r.0.mode(path).map_err(|err| file.wrong(err))?;
-        if mode & 0o007 != 0 {
-            return Err(file.wrong(format!("it is open to everyone on this machine: chmod o= {}", file.text)));
-        }
-        let text = r.0.read(path).map_err(|err| file.wrong(err))?;
-        upstream.auth = Some(upstream::credentials(&text).map_err(|why| file.wrong(why))?);
-    }
-    Ok(Some(upstream))
 }
 
 #[cfg(test)]

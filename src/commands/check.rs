@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use wayleave::cli::Flags;
 use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
-use wayleave::settings::{DirectTo, Ech, Process, Settings, each_rule, unknown_variables};
+use wayleave::settings::{DirectTo, Ech, Process, Settings, WhenDown, each_rule, unknown_variables};
 
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIGURATION: u8 = 78;
@@ -39,17 +39,21 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
     for addr in &settings.listen {
         writeln!(text, "listens on {addr}")?;
     }
-    let tunnel = match &settings.upstream {
-        Some(upstream) => {
-            let credentials = if upstream.auth.is_some() { ", with credentials" } else { "" };
-            writeln!(text, "upstream {upstream}{credentials}")?;
-            format!("through {upstream}")
-        }
-        None => {
+    let upstreams = &settings.upstreams;
+    upstreams.lines().try_for_each(|upstream| writeln!(text, "upstream {upstream}"))?;
+    let tunnel = match upstreams.is_empty() {
+        false => format!("through {}", upstreams.names()),
+        true => {
             writeln!(text, "no upstream: everything that is let through goes directly")?;
             "directly".to_owned()
         }
     };
+    if upstreams.all.len() > 1 {
+        writeln!(text, "which upstream: {}", upstreams.policy.word())?;
+    }
+    if upstreams.when_down == WhenDown::Direct {
+        writeln!(text, "while no upstream is there, connections go directly")?;
+    }
     match settings.sniff {
         Some(sniff) => writeln!(
             text,

@@ -38,7 +38,7 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
     for addr in &place.addrs {
         let dst = OriginalDst::supposed(SocketAddr::new(*addr, place.port));
         let query = Query { client: place.client, host: place.host.as_ref(), dst };
-        let mut explainer = Explainer::new(query, settings.upstream.is_some());
+        let mut explainer = Explainer::new(query, !settings.upstreams.is_empty());
         let default = match each_rule(&asked.flags, &Process, &mut explainer) {
             Ok(default) => default,
             Err(err) => return complain_of_all(&err),
@@ -53,7 +53,7 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
         }
         let audited = settings.audit && decision.is_denied();
         let decision = match audited {
-            true => decision.let_through(settings.upstream.is_some()),
+            true => decision.let_through(!settings.upstreams.is_empty()),
             false => decision,
         };
         let unresolved = place.unresolved.as_deref();
@@ -216,7 +216,7 @@ impl Told<'_> {
         match (self.decision.action, self.query.host) {
             (Action::Deny, _) => "It is denied".to_owned(),
             (Action::Forward { route: Route::Tunnel, .. }, _) => {
-                let upstream = self.settings.upstream.as_ref().map(ToString::to_string).unwrap_or_default();
+                let upstream = self.settings.upstreams.names();
                 let target = match self.decision.tunnel_target(&self.query) {
                     Some(host @ Target::Host(..)) => host.to_string(),
                     Some(Target::Addr(_)) | None => dst,

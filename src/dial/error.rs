@@ -8,6 +8,7 @@ use crate::resolve::ResolveError;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// Why the far side could not be reached.
 #[derive(Debug)]
@@ -73,6 +74,11 @@ pub enum DialError {
     },
     /// The upstream did not answer in time.
     ReplyTimeout,
+    /// The upstream did not answer, and when it was asked whether it was there, did not answer either.
+    Silent {
+        /// How long it had been waited for.
+        waited: Duration,
+    },
     /// The upstream's answer is no HTTP reply.
     Broken(BrokenReply),
     /// The upstream will not.
@@ -81,6 +87,27 @@ pub enum DialError {
         status: u16,
         /// Its page, where the client is to see it.
         page: Option<Box<PageReader>>,
+        /// It says that it could not resolve the name.
+        unresolved: bool,
+    },
+    /// The upstream refused this before, and is not asked again for a while.
+    KnownToRefuse {
+        /// Names or addresses.
+        forms: &'static str,
+        /// At which port.
+        port: u16,
+    },
+    /// Several upstreams failed.
+    Several {
+        /// Those before the last, and why.
+        before: Box<str>,
+        /// The last one's reason.
+        last: Box<DialError>,
+    },
+    /// No upstream is there, and the connection is to go directly then.
+    AllDown {
+        /// Why those failed that were tried; empty if none was.
+        why: Box<str>,
     },
 }
 
@@ -113,7 +140,16 @@ impl fmt::Display for DialError {
                 f.write_str("the upstream closed the connection in the middle of its answer")
             }
             Self::ReplyTimeout => f.write_str("the upstream did not answer in time"),
+            Self::Silent { waited } => {
+                write!(f, "the upstream did not answer for {:.1} s, nor does it otherwise", waited.as_secs_f64())
+            }
             Self::Broken(why) => why.fmt(f),
+            Self::KnownToRefuse { forms, port } => {
+                write!(f, "the upstream refuses {forms} at port {port}, as it did a while ago")
+            }
+            Self::Several { before, last } => write!(f, "{last}; before that {before}"),
+            Self::AllDown { why } if why.is_empty() => f.write_str("no upstream is there"),
+            Self::AllDown { why } => write!(f, "no upstream is there: {why}"),
             Self::Refused { status: 407, .. } => {
                 f.write_str("407: the upstream wants credentials, or other ones: see --upstream-credentials")
             }
@@ -138,19 +174,20 @@ impl DialError {
     /// How the connection ends because of it.
     #[must_use]
     pub fn end(&self) -> End {
-        let (cause, by) = match self {
+        let (cause, by) = match self.last() {
             Self::Resolve { .. } => (Cause::ResolveFailed, Side::Wayleave),
             Self::ResolveTimeout { .. } => (Cause::ResolveTimeout, Side::Wayleave),
             Self::Prohibited { .. } => (Cause::ProhibitedAddress, Side::Wayleave),
             Self::Forged { .. } => (Cause::Forged, Side::Wayleave),
-            Self::NoAddress => (Cause::Error, Side::Wayleave),
+            Self::NoAddress | Self::Several { .. } => (Cause::Error, Side::Wayleave),
+            Self::AllDown { .. } => (Cause::DialFailed, Side::Upstream),
             Self::Connect { .. } => (Cause::DialFailed, Side::Upstream),
-            Self::ConnectTimeout { .. } | Self::ReplyTimeout => (Cause::DialTimeout, Side::Upstream),
+            Self::ConnectTimeout { .. } | Self::ReplyTimeout | Self::Silent { .. } => (Cause::DialTimeout, Side::Upstream),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
             Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) => {
                 (Cause::UpstreamBroken, Side::Upstream)
             }
-            Self::Refused { .. } => (Cause::UpstreamRefused, Side::Upstream),
+            Self::Refused { .. } | Self::KnownToRefuse { .. } => (Cause::UpstreamRefused, Side::Upstream),
         };
         End::because(cause, by, self)
     }
@@ -158,12 +195,12 @@ impl DialError {
     /// What an HTTP client is told (RFC 9209 section 2.3); its status is the answer's.
     #[must_use]
     pub fn proxy_error(&self) -> ProxyError {
-        match self {
+        match self.last() {
             Self::Resolve { .. } => ProxyError::DnsError,
             Self::ResolveTimeout { .. } => ProxyError::DnsTimeout,
             Self::Prohibited { .. } => ProxyError::DestinationIpProhibited,
             Self::Forged { .. } => ProxyError::HttpRequestDenied,
-            Self::NoAddress => ProxyError::ProxyInternalError,
+            Self::NoAddress | Self::Several { .. } => ProxyError::ProxyInternalError,
             Self::Connect { err, .. } => match err.kind() {
                 io::ErrorKind::ConnectionRefused => ProxyError::ConnectionRefused,
                 io::ErrorKind::TimedOut => ProxyError::ConnectionTimeout,
@@ -176,10 +213,60 @@ impl DialError {
             Self::Loop { .. } => ProxyError::ProxyLoopDetected,
             Self::HungUp { .. } => ProxyError::ConnectionTerminated,
             Self::CutOff { .. } => ProxyError::HttpResponseIncomplete,
-            Self::ReplyTimeout => ProxyError::HttpResponseTimeout,
+            Self::ReplyTimeout | Self::Silent { .. } => ProxyError::HttpResponseTimeout,
             Self::Broken(_) => ProxyError::HttpProtocolError,
             Self::Refused { status: 504, .. } => ProxyError::ConnectionTimeout,
-            Self::Refused { .. } => ProxyError::DestinationUnavailable,
+            Self::Refused { .. } | Self::KnownToRefuse { .. } | Self::AllDown { .. } => {
+                ProxyError::DestinationUnavailable
+            }
+        }
+    }
+
+    /// Of several upstreams' failures the last, which decides what the client is told.
+    fn last(&self) -> &Self {
+        match self {
+            Self::Several { last, .. } => last.last(),
+            one => one,
+        }
+    }
+
+    /// The upstream itself failed, not what is behind it: another one may do better. A refusal is an answer, and a loop
+    /// is a mistake in the rules.
+    #[must_use]
+    pub const fn is_upstreams_own(&self) -> bool {
+        match self {
+            Self::Resolve { .. }
+            | Self::ResolveTimeout { .. }
+            | Self::NoAddress
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::HungUp { .. }
+            | Self::CutOff { .. }
+            | Self::Silent { .. }
+            | Self::Broken(_) => true,
+            Self::Prohibited { .. }
+            | Self::Forged { .. }
+            | Self::Loop { .. }
+            | Self::ReplyTimeout
+            | Self::Refused { .. }
+            | Self::KnownToRefuse { .. }
+            | Self::Several { .. }
+            | Self::AllDown { .. } => false,
+        }
+    }
+
+    /// The upstream may have refused the form in which the destination was written, and not the destination: by a rule
+    /// against it (any 4xx that is not about credentials, time or number), because it does not do that (501), or because
+    /// it could not resolve the name and says so.
+    #[must_use]
+    pub const fn may_be_about_the_form(&self) -> bool {
+        match self {
+            Self::Refused { status, unresolved, .. } => match status {
+                407 | 408 | 429 => false,
+                400..=499 | 501 => true,
+                _ => *unresolved,
+            },
+            _ => false,
         }
     }
 
@@ -191,8 +278,8 @@ impl DialError {
 
     /// The status that an upstream refused with.
     #[must_use]
-    pub const fn received_status(&self) -> Option<u16> {
-        match self {
+    pub fn received_status(&self) -> Option<u16> {
+        match self.last() {
             Self::Refused { status, .. } => Some(*status),
             _ => None,
         }

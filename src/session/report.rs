@@ -3,12 +3,13 @@
 use super::recheck::CALLED_OFF;
 use super::{Context, Open};
 use crate::addr::{ClientAddr, OriginalDst};
+use crate::dial::{Told, UpstreamId};
 use crate::policy::{Decision, Query};
 use crate::record::{Cause, End, Known, Record, Side};
 use crate::sniff::Sniffed;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Written at the latest when it is dropped; a connection that is cut leaves its record like any other.
 pub(super) struct Report {
@@ -16,13 +17,18 @@ pub(super) struct Report {
     pub(super) open: Arc<Open>,
     /// Its client's address has more connections open than it may.
     pub(super) too_many: bool,
+    /// The place of the upstream that it goes through.
+    upstream: AtomicU8,
     written: AtomicBool,
 }
+
+/// It goes through none.
+const NO_UPSTREAM: u8 = u8::MAX;
 
 impl Report {
     pub(super) fn open(ctx: Arc<Context>, client: ClientAddr) -> Self {
         let (open, too_many) = ctx.open.add(client);
-        Self { ctx, open, too_many, written: AtomicBool::new(false) }
+        Self { ctx, open, too_many, upstream: AtomicU8::new(NO_UPSTREAM), written: AtomicBool::new(false) }
     }
 
     pub(super) fn destination(&self, dst: OriginalDst) {
@@ -43,7 +49,7 @@ impl Report {
         let mut known = self.open.known();
         let mut decision = self.ctx.decide(query, ech);
         if let Some(audit) = &self.ctx.audit {
-            let upstream = self.ctx.dialler.upstream.is_some();
+            let upstream = !self.ctx.dialler.upstreams.is_empty();
             decision = audit.let_through(decision, upstream, &mut known.audit);
         }
         known.decision = Some(decision);
@@ -63,8 +69,25 @@ impl Report {
         self.open.known().is_forged = true;
     }
 
-    pub(super) fn upstream(&self, name: &Arc<str>) {
-        self.open.known().upstream = Some(Arc::clone(name));
+    /// No upstream is there, and the connection goes directly instead.
+    pub(super) fn goes_direct_instead(&self, why: &str) {
+        tracing::debug!("{}: directly: {why}", self.open.known().client);
+        self.uses(None);
+        let mut known = self.open.known();
+        known.upstream = None;
+        known.is_upstream_down = true;
+    }
+
+    /// The upstream that the connection goes through from now on.
+    fn uses(&self, id: Option<UpstreamId>) {
+        let upstreams = &self.ctx.dialler.upstreams;
+        let place = id.map_or(NO_UPSTREAM, UpstreamId::place);
+        if let Some(before) = UpstreamId::at(self.upstream.swap(place, Ordering::Relaxed)) {
+            upstreams.count(before, false);
+        }
+        if let Some(id) = id {
+            upstreams.count(id, true);
+        }
     }
 
     pub(super) fn dialled(&self, addr: SocketAddr) {
@@ -76,6 +99,7 @@ impl Report {
     /// The connection ended in a way that is known. What is dropped without, was cut.
     pub(super) fn finish(&self, end: End) {
         self.written.store(true, Ordering::Relaxed);
+        self.uses(None);
         self.ctx.open.remove(&self.open);
         let mut known = self.open.known();
         let client = known.client;
@@ -88,6 +112,21 @@ impl Report {
             total: self.open.meters.since.elapsed(),
             end,
         });
+    }
+}
+
+impl Told for Report {
+    fn trying(&self, id: UpstreamId) {
+        self.uses(Some(id));
+        let mut known = self.open.known();
+        if known.upstream.is_some() {
+            known.retries = known.retries.saturating_add(1);
+        }
+        known.upstream = self.ctx.dialler.upstreams.name(id).map(Arc::clone);
+    }
+
+    fn other_way(&self) {
+        self.open.known().other_way = true;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The upstream's URL and credentials.
+//! Upstreams: their URLs and credentials, and how one of several is chosen.
 
 use crate::addr::Host;
 use crate::connect::Authorization;
@@ -15,43 +15,148 @@ pub enum UpstreamHost {
     Addr(IpAddr),
 }
 
-/// The HTTP proxy that is asked to CONNECT.
+/// What an upstream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// CONNECT (RFC 9110 section 9.3.6).
+    Http,
+    /// CONNECT inside TLS.
+    Https,
+    /// SOCKS version 5 (RFC 1928), by hostname.
+    Socks5,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Http, Self::Https, Self::Socks5];
+
+    /// The scheme of its URLs.
+    #[must_use]
+    pub const fn scheme(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Socks5 => "socks5",
+        }
+    }
+
+    /// Where the URL has none: that of cNTLM and Squid, of HTTPS, of SOCKS (IANA).
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 3128,
+            Self::Https => 443,
+            Self::Socks5 => 1080,
+        }
+    }
+}
+
+/// A proxy that is asked for tunnels.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// What it is called in records and rules: the name that it was given, or `host:port`. Never has credentials in it.
+    pub name: Arc<str>,
+    /// What it speaks.
+    pub kind: Kind,
     /// Where it is.
     pub host: UpstreamHost,
     /// Its port.
     pub port: u16,
     /// What to show it.
     pub auth: Option<Authorization>,
-    /// `host:port`, for records; never has credentials in it.
-    pub name: Arc<str>,
+}
+
+/// Which of several upstreams a connection is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamPolicy {
+    /// The first that is there, in the order in which they were given.
+    Failover,
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest open connections.
+    LeastConnections,
+    /// The same for each client address, as long as it is there.
+    SourceHash,
+}
+
+impl UpstreamPolicy {
+    const ALL: [Self; 4] = [Self::Failover, Self::RoundRobin, Self::LeastConnections, Self::SourceHash];
+
+    /// The word of the flag.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Failover => "failover",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::SourceHash => "source-hash",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|policy| policy.word() == text);
+        found.ok_or_else(|| "write failover, round-robin, least-connections or source-hash".to_owned())
+    }
+}
+
+/// What becomes of a connection that is to go through an upstream when none is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenDown {
+    /// It fails.
+    Fail,
+    /// It goes directly, as if `--direct` had said so.
+    Direct,
+}
+
+/// How an upstream is told who the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Not at all.
+    Off,
+    /// `Forwarded: for=` (RFC 7239).
+    Forwarded,
+    /// `X-Forwarded-For:`.
+    XForwardedFor,
+    /// A header of the PROXY protocol, version 2, in front of everything else.
+    ProxyV2,
+}
+
+impl Forwarded {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "forwarded" => Ok(Self::Forwarded),
+            "x-forwarded-for" => Ok(Self::XForwardedFor),
+            "proxy-v2" => Ok(Self::ProxyV2),
+            _ => Err("write off, forwarded, x-forwarded-for or proxy-v2".to_owned()),
+        }
+    }
 }
 
 /// Said where what was given cannot be repeated, for a password may be in it.
-const FORM: &str =
-    "write [http://][user:password@]host[:port], with @ : / % in user and password as %40 %3A %2F %25";
-
-/// Port of cNTLM and Squid, where the URL has none.
-const DEFAULT_PORT: u16 = 3128;
+const FORM: &str = "write [NAME=][http://|https://|socks5://][user:password@]host[:port], with @ : / % in user and \
+                    password as %40 %3A %2F %25";
 
 impl Upstream {
-    /// Reads `[http://][user:pass@]host[:port]`. Octets in user and password may be percent-encoded (RFC 3986
-    /// section 2.1), and must be where they are `@`, `:`, `/` or `%`.
+    /// Reads `[NAME=][http://|https://|socks5://][user:pass@]host[:port]`. Octets in user and password may be
+    /// percent-encoded (RFC 3986 section 2.1), and must be where they are `@`, `:`, `/` or `%`.
     ///
     /// # Errors
     /// Says what to write instead, and never repeats the password.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = match url.trim().split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            // Not repeated unless it looks like one: it could be a part of a password.
-            Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
-                return Err(format!(
-                    "{scheme}:// is no kind of upstream that there is: write http://host:port"
-                ));
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (given_name, url) = named(text.trim());
+        let (kind, rest) = match url.split_once("://") {
+            Some((scheme, rest)) => {
+                match Kind::ALL.into_iter().find(|kind| scheme.eq_ignore_ascii_case(kind.scheme())) {
+                    Some(kind) => (kind, rest),
+                    // Not repeated unless it looks like one: it could be a part of a password.
+                    None if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                        return Err(format!(
+                            "{scheme}:// is no kind of upstream that there is: write http://, https:// or socks5://"
+                        ));
+                    }
+                    None => return Err(FORM.to_owned()),
+                }
             }
-            Some(_) => return Err(FORM.to_owned()),
-            None => url.trim(),
+            None => (Kind::Http, url),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user, place) = match rest.rsplit_once('@') {
@@ -59,13 +164,40 @@ impl Upstream {
             None => (None, rest),
         };
         let auth = user.map(authorization).transpose()?;
-        let (host, port) = place_of(place)?;
-        let name = match &host {
-            UpstreamHost::Name(name) => format!("{name}:{port}"),
-            UpstreamHost::Addr(ip) => SocketAddr::new(*ip, port).to_string(),
+        let (host, port) = place_of(place, kind.default_port())?;
+        let name = match given_name {
+            Some(name) => name.into(),
+            None => place_text(&host, port).into(),
         };
-        Ok(Self { host, port, auth, name: name.into() })
+        Ok(Self { name, kind, host, port, auth })
     }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        place_text(&self.host, self.port)
+    }
+}
+
+fn place_text(host: &UpstreamHost, port: u16) -> String {
+    match host {
+        UpstreamHost::Name(name) => format!("{name}:{port}"),
+        UpstreamHost::Addr(ip) => SocketAddr::new(*ip, port).to_string(),
+    }
+}
+
+/// `NAME=` in front of a value. A URL with its scheme has `:` before any `=`, so that it is not taken for a name.
+pub(super) fn named(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        Some((name, rest)) if is_name(name) => (Some(name), rest),
+        _ => (None, text),
+    }
+}
+
+/// Whether it may be the name of an upstream: letters, digits, `-`, `_` and `.`, of which a record needs no escapes and a
+/// rule no quotes.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 impl fmt::Display for Upstream {
@@ -74,9 +206,9 @@ impl fmt::Display for Upstream {
     }
 }
 
-fn place_of(place: &str) -> Result<(UpstreamHost, u16), String> {
+fn place_of(place: &str, default_port: u16) -> Result<(UpstreamHost, u16), String> {
     if let Ok(ip) = place.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-        return Ok((UpstreamHost::Addr(ip), DEFAULT_PORT));
+        return Ok((UpstreamHost::Addr(ip), default_port));
     }
     if let Ok(addr) = place.parse::<SocketAddr>() {
         return match addr.port() {
@@ -86,7 +218,7 @@ fn place_of(place: &str) -> Result<(UpstreamHost, u16), String> {
     }
     let (name, port) = match place.split_once(':') {
         Some((name, port)) => (name, super::values::port(port).map_err(|why| format!("its port: {why}"))?),
-        None => (place, DEFAULT_PORT),
+        None => (place, default_port),
     };
     let host = Host::parse(name.as_bytes()).map_err(|why| format!("its host: {why}: {FORM}"))?;
     Ok((UpstreamHost::Name(host), port))

@@ -1,0 +1,170 @@
+//! Whether an upstream is there. Kept by what connections meet on their way, and while it is not there, or in doubt, by
+//! [probes](super::probe).
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
+
+/// Between the first failure and the first probe.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Between two probes, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// An upstream that has been there for so long is not one that comes and goes: the pauses begin anew.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// One upstream's.
+#[derive(Debug)]
+pub(super) struct Health {
+    /// For the log.
+    name: Box<str>,
+    began: Instant,
+    /// Milliseconds after `began` plus one at which it last answered; 0: it did not yet.
+    heard_at: AtomicU64,
+    /// The same as in the state, to be looked at without a lock.
+    is_down: AtomicBool,
+    state: Mutex<State>,
+    /// Something is different, or a probe is over.
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    down_since: Option<Instant>,
+    back_since: Option<Instant>,
+    /// Before the next probe, should the next one fail as well.
+    pause: Duration,
+    /// Somebody probes, or is about to.
+    probed: bool,
+}
+
+/// What a prober does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Its work is done.
+    Done,
+    /// It probes again after this pause, or when there is [news](Health::news).
+    After(Duration),
+}
+
+impl Health {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            began: Instant::now(),
+            heard_at: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+            state: Mutex::new(State {
+                down_since: None,
+                back_since: None,
+                pause: FIRST_PAUSE,
+                probed: false,
+            }),
+            news: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change leaves it whole, whatever happens elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.began);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    /// Whether it answered anybody after this moment.
+    pub(super) fn heard_since(&self, moment: Instant) -> bool {
+        self.heard_at.load(Ordering::Relaxed) > self.millis(moment)
+    }
+
+    /// It answered, whatever it said.
+    pub(super) fn heard(&self, now: Instant) {
+        self.heard_at.store(self.millis(now), Ordering::Relaxed);
+        if !self.is_down() {
+            return;
+        }
+        let mut state = self.lock();
+        let Some(since) = state.down_since.take() else { return };
+        state.back_since = Some(now);
+        self.is_down.store(false, Ordering::Relaxed);
+        drop(state);
+        tracing::info!("upstream {} is back, after {:.1?}", self.name, now.saturating_duration_since(since));
+        self.news.notify_waiters();
+    }
+
+    /// It could not be reached. Whether a prober is wanted, which begins with a [pause](Self::pause).
+    pub(super) fn failed(&self, why: &dyn fmt::Display, now: Instant) -> bool {
+        let mut state = self.lock();
+        self.goes_down(&mut state, why, now);
+        !std::mem::replace(&mut state.probed, true)
+    }
+
+    fn goes_down(&self, state: &mut State, why: &dyn fmt::Display, now: Instant) {
+        if state.down_since.is_some() {
+            return;
+        }
+        state.down_since = Some(now);
+        if state.back_since.is_none_or(|since| now.saturating_duration_since(since) >= STEADY) {
+            state.pause = FIRST_PAUSE;
+        }
+        self.is_down.store(true, Ordering::Relaxed);
+        tracing::warn!("upstream {} is down: {why}", self.name);
+        self.news.notify_waiters();
+    }
+
+    /// Somebody asks for a probe now. Whether a prober is wanted.
+    pub(super) fn doubted(&self) -> bool {
+        !std::mem::replace(&mut self.lock().probed, true)
+    }
+
+    /// The pause before the next probe; the one after it is longer.
+    pub(super) fn pause(&self) -> Duration {
+        let mut state = self.lock();
+        let pause = state.pause;
+        state.pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// A probe is over: it answered, or this is why it did not.
+    pub(super) fn probed(&self, failure: Option<&dyn fmt::Display>, now: Instant) -> Next {
+        match failure {
+            None => self.heard(now),
+            Some(why) => {
+                let mut state = self.lock();
+                self.goes_down(&mut state, why, now);
+            }
+        }
+        self.news.notify_waiters();
+        let mut state = self.lock();
+        if state.down_since.is_none() {
+            state.probed = false;
+            return Next::Done;
+        }
+        drop(state);
+        Next::After(self.pause())
+    }
+
+    /// Whether the prober has nothing to do any more: a connection has met the upstream.
+    pub(super) fn needs_no_probe(&self) -> bool {
+        let mut state = self.lock();
+        let back = state.down_since.is_none();
+        state.probed &= !back;
+        back
+    }
+
+    /// Ready when something is different from when this was called and enabled.
+    pub(super) fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+}

@@ -1,0 +1,102 @@
+//! Asking an upstream whether it is there: nothing that reaches any destination, and without credentials, so that nothing
+//! can be refused for good.
+
+use super::ask::read_reply;
+use super::health::Next;
+use super::upstreams::{Member, UpstreamId};
+use super::{DialError, Dialler};
+use crate::proxy_protocol;
+use crate::settings::Forwarded;
+use std::fmt::Display;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// An upstream that is there answers a probe within this time.
+const LONGEST_PROBE: Duration = Duration::from_secs(3);
+
+/// While somebody still waits for an answer, an upstream that has given others one is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(5);
+
+impl Dialler {
+    /// It could not be reached.
+    pub(super) fn is_down(self: &Arc<Self>, id: UpstreamId, member: &Member, why: &dyn Display) {
+        if member.health.failed(why, Instant::now()) {
+            let pause = member.health.pause();
+            self.runtime.spawn(Arc::clone(self).look_after(id, pause));
+        }
+    }
+
+    /// Something is wrong with it, perhaps.
+    pub(super) fn is_doubted(self: &Arc<Self>, id: UpstreamId, member: &Member) {
+        if member.health.doubted() {
+            self.runtime.spawn(Arc::clone(self).look_after(id, Duration::ZERO));
+        }
+    }
+
+    /// Ready once it is known to be down; not as long as it answers anybody, after this moment and then again and again.
+    pub(super) async fn found_down(self: &Arc<Self>, id: UpstreamId, member: &Member, mut since: Instant) {
+        loop {
+            let mut news = pin!(member.health.news());
+            news.as_mut().enable();
+            if member.health.heard_since(since) {
+                sleep(AGAIN).await;
+                since = Instant::now();
+            }
+            if member.health.is_down() {
+                return;
+            }
+            self.is_doubted(id, member);
+            news.await;
+        }
+    }
+
+    /// Probes an upstream until it answers.
+    async fn look_after(self: Arc<Self>, id: UpstreamId, mut pause: Duration) {
+        let Some(member) = self.upstreams.member(id) else { return };
+        loop {
+            if !pause.is_zero() {
+                let mut news = pin!(member.health.news());
+                news.as_mut().enable();
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = news => {}
+                }
+                if member.health.needs_no_probe() {
+                    return;
+                }
+            }
+            let probed = self.probe(member).await;
+            let failure = probed.as_ref().err().map(|err| err as &dyn Display);
+            match member.health.probed(failure, Instant::now()) {
+                Next::Done => return,
+                Next::After(next) => pause = next,
+            }
+        }
+    }
+
+    /// `OPTIONS *` with `Max-Forwards: 0` is the ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7). Any answer will do.
+    async fn probe(&self, member: &Member) -> Result<(), DialError> {
+        let deadline = Instant::now().checked_add(LONGEST_PROBE).unwrap_or_else(Instant::now);
+        let far = self.reach(&member.upstream, &member.at, deadline).await?;
+        let place = member.upstream.place();
+        let options =
+            format!("OPTIONS * HTTP/1.1\r\nHost: {place}\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n");
+        let preface: &[u8] = match self.upstreams.forwarded {
+            Forwarded::ProxyV2 => &proxy_protocol::LOCAL,
+            _ => &[],
+        };
+        let request = [preface, options.as_bytes()].concat();
+        let hung_up = |err| DialError::HungUp { nothing: true, err };
+        let silent = DialError::Silent { waited: LONGEST_PROBE };
+        let asked = async {
+            far.socket.write_all(&request).await.map_err(hung_up)?;
+            match read_reply(&far.socket, false, deadline).await {
+                Ok(_) | Err(DialError::Refused { .. }) => Ok(()),
+                Err(err) => Err(err),
+            }
+        };
+        timeout_at(deadline, asked).await.unwrap_or(Err(silent))
+    }
+}

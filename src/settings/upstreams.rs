@@ -1,0 +1,222 @@
+//! The upstreams, out of flags, environment variables and files.
+
+use super::upstream::{self, Forwarded, Kind, Upstream, UpstreamPolicy, WhenDown, named};
+use super::{Given, Reader, SettingsError, values};
+use crate::cli::Flags;
+use crate::connect::Field;
+use std::path::Path;
+
+/// The most upstreams that there may be: a rule names some of them as bits of a word.
+pub const MAX_UPSTREAMS: usize = 32;
+
+const SPARES: usize = 16;
+
+/// The upstreams, and how they are used.
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    /// In order of preference; none: everything goes directly.
+    pub all: Vec<Upstream>,
+    /// Which of them is asked.
+    pub policy: UpstreamPolicy,
+    /// What becomes of connections while none of them is there.
+    pub when_down: WhenDown,
+    /// How they are told who the client is.
+    pub forwarded: Forwarded,
+    /// What else a CONNECT says.
+    pub fields: Vec<Field>,
+    /// Certificates to trust instead of the system's.
+    pub ca: Option<Authorities>,
+    /// Connections that are kept ahead of need, at most, to each of them.
+    pub spares: usize,
+}
+
+/// The certificates of `--upstream-ca`.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// Where they come from.
+    pub path: String,
+    /// In PEM.
+    pub pem: String,
+}
+
+impl Upstreams {
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The names, to be put into a sentence: `paris, lyon or oslo`.
+    #[must_use]
+    pub fn names(&self) -> String {
+        match self.all.as_slice() {
+            [] => String::new(),
+            [one] => one.name.to_string(),
+            [first @ .., last] => {
+                let first: Vec<&str> = first.iter().map(|one| &*one.name).collect();
+                format!("{} or {last}", first.join(", "))
+            }
+        }
+    }
+
+    /// What there is to say of each at start.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.all.iter().map(|one| {
+            let place = if *one.name == *one.place() { String::new() } else { format!(" at {}", one.place()) };
+            let kind = match one.kind {
+                Kind::Http => "",
+                Kind::Https => ", by TLS",
+                Kind::Socks5 => ", by SOCKS 5",
+            };
+            let credentials = if one.auth.is_some() { ", with credentials" } else { "" };
+            format!("{}{place}{kind}{credentials}", one.name)
+        })
+    }
+
+    /// The descriptors of all spares together.
+    #[must_use]
+    pub fn all_spares(&self) -> usize {
+        self.spares.saturating_mul(self.all.len())
+    }
+}
+
+pub(super) fn read(cli: &Flags, r: &Reader<'_>) -> Result<Upstreams, SettingsError> {
+    let carry = &cli.carry;
+    let all = read_all(cli, r)?;
+    let policy = r.parsed("upstream-policy", carry.upstream_policy.as_ref(), UpstreamPolicy::parse)?;
+    let when_down = r.parsed("when-upstream-down", carry.when_upstream_down.as_ref(), |text| match text {
+        "fail" => Ok(WhenDown::Fail),
+        "direct" => Ok(WhenDown::Direct),
+        _ => Err("write fail or direct".to_owned()),
+    })?;
+    let forwarded = r.one("forwarded", carry.forwarded.as_ref())?;
+    let forwarded = match &forwarded {
+        Some(given) => Forwarded::parse(&given.text)
+            .and_then(|forwarded| carries(&all, forwarded).map(|()| forwarded))
+            .map_err(|why| given.wrong(why))?,
+        None => Forwarded::Off,
+    };
+    let spares = r.parsed("upstream-spares", carry.upstream_spares.as_ref(), values::spares)?;
+    Ok(Upstreams {
+        policy: policy.unwrap_or(UpstreamPolicy::Failover),
+        when_down: when_down.unwrap_or(WhenDown::Fail),
+        forwarded,
+        fields: read_fields(cli, r, &all, forwarded)?,
+        ca: read_ca(cli, r, &all)?,
+        spares: if all.is_empty() { 0 } else { spares.unwrap_or(SPARES) },
+        all,
+    })
+}
+
+/// Whether each of the upstreams can be told in this way.
+fn carries(all: &[Upstream], forwarded: Forwarded) -> Result<(), String> {
+    match (forwarded, all.iter().find(|one| one.kind == Kind::Socks5)) {
+        (Forwarded::Forwarded | Forwarded::XForwardedFor, Some(socks)) => {
+            Err(format!("{} speaks SOCKS, which has no fields for it: write proxy-v2 or off", socks.name))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_all(cli: &Flags, r: &Reader<'_>) -> Result<Vec<Upstream>, SettingsError> {
+    let mut all: Vec<Upstream> = Vec::new();
+    for given in r.list("upstream-proxy", &cli.carry.upstream_proxy)? {
+        let upstream = Upstream::parse(&given.text).map_err(|why| given.wrong_unseen(why))?;
+        if all.iter().any(|other| other.name == upstream.name) {
+            return Err(given.wrong_unseen(format!(
+                "there is another upstream {}: give them names, such as one={}",
+                upstream.name,
+                upstream.place()
+            )));
+        }
+        if all.len() >= MAX_UPSTREAMS {
+            return Err(given.wrong_unseen(format!("more than {MAX_UPSTREAMS} upstreams: leave some out")));
+        }
+        all.push(upstream);
+    }
+    for file in r.list("upstream-credentials", &cli.carry.upstream_credentials)? {
+        read_credentials(r, &file, &mut all)?;
+    }
+    for upstream in all.iter().filter(|one| one.kind == Kind::Socks5) {
+        if let Some(Err(why)) = upstream.auth.as_ref().map(crate::connect::Credentials::for_socks) {
+            return Err(SettingsError {
+                message: format!("the credentials of upstream {}: {why}", upstream.name),
+                more: Vec::new(),
+                typed: false,
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// Of one upstream if the value begins with its name, else of all that have none in their URL.
+fn read_credentials(r: &Reader<'_>, given: &Given, all: &mut [Upstream]) -> Result<(), SettingsError> {
+    if all.is_empty() {
+        return Err(given.wrong("there is no upstream to use it for: give --upstream-proxy too"));
+    }
+    let (name, path) = match named(&given.text) {
+        // A file may have = in its name.
+        (Some(name), path) if all.iter().any(|one| *one.name == *name) => (Some(name), path),
+        _ => (None, given.text.as_str()),
+    };
+    let mode = r.0.mode(Path::new(path)).map_err(|err| given.wrong(err))?;
+    if mode & 0o007 != 0 {
+        return Err(given.wrong(format!("it is open to everyone on this machine: chmod o= {path}")));
+    }
+    let text = r.0.read(Path::new(path)).map_err(|err| given.wrong(err))?;
+    let credentials = upstream::credentials(&text).map_err(|why| given.wrong(why))?;
+    let mut used = false;
+    for one in all.iter_mut() {
+        let is_named = name == Some(&*one.name);
+        if is_named && one.auth.is_some() {
+            return Err(given.wrong(format!(
+                "upstream {} has credentials already: leave them out of one of the two places",
+                one.name
+            )));
+        }
+        if is_named || (name.is_none() && one.auth.is_none()) {
+            one.auth = Some(credentials.clone());
+            used = true;
+        }
+    }
+    match used {
+        true => Ok(()),
+        false => Err(given.wrong(
+            "every upstream has credentials already: leave them out of --upstream-proxy, or name one as NAME=FILE",
+        )),
+    }
+}
+
+fn read_fields(
+    cli: &Flags,
+    r: &Reader<'_>,
+    all: &[Upstream],
+    forwarded: Forwarded,
+) -> Result<Vec<Field>, SettingsError> {
+    let mut fields: Vec<Field> = Vec::new();
+    for given in r.all("connect-header", &cli.carry.connect_header)? {
+        let field = Field::parse(&given.text).map_err(|why| given.wrong_unseen(why))?;
+        let ours = match forwarded {
+            Forwarded::Forwarded => field.is_called("Forwarded"),
+            Forwarded::XForwardedFor => field.is_called("X-Forwarded-For"),
+            Forwarded::Off | Forwarded::ProxyV2 => false,
+        };
+        if ours {
+            return Err(given.wrong_unseen("--forwarded sends that field: leave one of the two out"));
+        }
+        if let Some(socks) = all.iter().find(|one| one.kind == Kind::Socks5) {
+            return Err(given.wrong_unseen(format!("{} speaks SOCKS, which has no fields", socks.name)));
+        }
+        fields.push(field);
+    }
+    Ok(fields)
+}
+
+fn read_ca(cli: &Flags, r: &Reader<'_>, all: &[Upstream]) -> Result<Option<Authorities>, SettingsError> {
+    let Some(given) = r.one("upstream-ca", cli.carry.upstream_ca.as_ref())? else { return Ok(None) };
+    if !all.iter().any(|one| one.kind == Kind::Https) {
+        return Err(given.wrong("no upstream speaks TLS: write https:// in --upstream-proxy"));
+    }
+    let pem = r.0.read(Path::new(&given.text)).map_err(|err| given.wrong(err))?;
+    Ok(Some(Authorities { path: given.text, pem }))
+}
