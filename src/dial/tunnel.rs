@@ -2,7 +2,7 @@
 
 use super::{DialError, Dialler, Far};
 use crate::addr::Target;
-use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
+use crate::connect::{self as codec, Extras, MAX_HEAD, PageReader, Reply};
 use crate::settings::{Upstream, UpstreamHost};
 use crate::socket::Socket;
 use crate::sys;
@@ -53,7 +53,8 @@ impl Dialler {
         want_page: bool,
         deadline: Instant,
     ) -> Result<Far, DialError> {
-        let request = codec::request(target, upstream.auth.as_ref());
+        let request =
+            codec::request(target, &Extras { credentials: upstream.auth.as_ref(), ..Extras::default() });
         let question = Question { upstream, request, want_page, deadline };
         if let Some(asked) = self.spares.ask(&self.loops, &question.request, deadline).await {
             tracing::debug!("asking {upstream} at {} for {target}, on a spare connection", asked.far.addr);

@@ -202,7 +202,8 @@ fn upstreams() {
 #[test]
 fn credentials_are_read_and_never_shown() {
     let auth = |args: &str, outside: &Fake| {
-        Settings::read(&cli(args), outside).map(|s| s.upstream.unwrap().auth.unwrap().value().to_owned())
+        Settings::read(&cli(args), outside)
+            .map(|s| s.upstream.unwrap().auth.unwrap().basic_value().unwrap().to_owned())
     };
     let fake = |text, mode| Fake { files: [("/c", text)].into_iter().collect(), mode, ..Fake::default() };
     // RFC 7617 section 2

@@ -1,7 +1,7 @@
 //! The upstream's URL and credentials.
 
 use crate::addr::Host;
-use crate::connect::Authorization;
+use crate::connect::Credentials;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub struct Upstream {
     /// Its port.
     pub port: u16,
     /// What to show it.
-    pub auth: Option<Authorization>,
+    pub auth: Option<Credentials>,
     /// `host:port`, for records; never has credentials in it.
     pub name: Arc<str>,
 }
@@ -92,11 +92,11 @@ fn place_of(place: &str) -> Result<(UpstreamHost, u16), String> {
     Ok((UpstreamHost::Name(host), port))
 }
 
-fn authorization(user: &str) -> Result<Authorization, String> {
+fn authorization(user: &str) -> Result<Credentials, String> {
     let (name, password) =
         user.split_once(':').ok_or("there is a user without a password: write user:password@host")?;
     let (name, password) = (decoded(name)?, decoded(password)?);
-    Authorization::basic(&name, &password).map_err(|why| why.to_string())
+    Credentials::basic(&name, &password).map_err(|why| why.to_string())
 }
 
 fn decoded(text: &str) -> Result<String, String> {
@@ -116,12 +116,12 @@ fn decoded(text: &str) -> Result<String, String> {
 }
 
 /// Reads a credentials file: one line, `user:password`, as it is.
-pub(super) fn credentials(text: &str) -> Result<Authorization, String> {
+pub(super) fn credentials(text: &str) -> Result<Credentials, String> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
     let line = lines.next().ok_or("it is empty: write one line, user:password")?;
     if lines.next().is_some() {
         return Err("it has more than one line: write one line, user:password".to_owned());
     }
     let (user, password) = line.split_once(':').ok_or("it has no colon: write one line, user:password")?;
-    Authorization::basic(user, password).map_err(|why| why.to_string())
+    Credentials::basic(user, password).map_err(|why| why.to_string())
 }
