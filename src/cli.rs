@@ -255,7 +255,7 @@ mod tests {
     fn the_spellings_of_go_are_accepted() {
         let cli = read(&["-local-port", "8043", "-upstream-proxy=p:1", "-sniff-timeout", "-1s"]).unwrap();
         assert_eq!(cli.flags.capture.local_port.as_deref(), Some("8043"));
-        assert_eq!(cli.flags.carry.upstream_proxy.as_deref(), Some("p:1"));
+        assert_eq!(cli.flags.carry.upstream_proxy, ["p:1"]);
         assert_eq!(cli.flags.sniff.sniff_timeout.as_deref(), Some("-1s"));
         let cli = read(&["--sniff-max-bytes", "-1", "-dial-timeout", "25s"]).unwrap();
         assert_eq!(cli.flags.sniff.sniff_max_bytes.as_deref(), Some("-1"));

@@ -1,27 +1,52 @@
 //! The CONNECT codec: what an upstream is asked, and what its reply means (RFC 9110 section 9.3.6). Pure: values in,
 //! bytes out, and the other way round.
 
-mod authorization;
+mod credentials;
+mod evidence;
+mod field;
 mod page;
 
-pub use authorization::{Authorization, AuthorizationError};
+pub use credentials::{Credentials, CredentialsError};
+pub use evidence::says_that_it_could_not_resolve;
+pub use field::{Field, FieldError, ForwardedField, MAX_FIELDS};
 pub use page::{MAX_PAGE, PageReader};
 
+use crate::addr::ClientAddr;
 use crate::addr::Target;
+use field::ForwardedValue;
 use std::fmt;
+use std::fmt::Write as _;
 
 /// The most that the heads of a reply may have together, interim replies included.
 pub const MAX_HEAD: usize = 16 * 1024;
 
+/// What goes along with the question for a tunnel. By default nothing does: proxies differ in what they do about fields,
+/// and need none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// Made for Basic; others are not sent.
+    pub credentials: Option<&'a Credentials>,
+    /// Who is asking, and the field that says so.
+    pub forwarded: Option<(ForwardedField, ClientAddr)>,
+    /// What the operator adds.
+    pub fields: &'a [Field],
+}
+
 /// The request for a tunnel, whole. The target is an authority, so an IPv6 address is in brackets in both places (RFC
-/// 9112 section 3.2.3). Nothing else goes along: proxies differ in what they do about other fields, and need none.
+/// 9112 section 3.2.3).
 #[must_use]
-pub fn request(target: &Target, authorization: Option<&Authorization>) -> Vec<u8> {
+pub fn request(target: &Target, extras: &Extras<'_>) -> Vec<u8> {
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-    if let Some(authorization) = authorization {
+    if let Some(value) = extras.credentials.and_then(Credentials::basic_value) {
         request.push_str("Proxy-Authorization: ");
-        request.push_str(authorization.value());
+        request.push_str(value);
         request.push_str("\r\n");
+    }
+    if let Some((field, client)) = extras.forwarded {
+        let _ = write!(request, "{}: {}\r\n", field.name(), ForwardedValue(field, client));
+    }
+    for field in extras.fields {
+        request.push_str(field.line());
     }
     request.push_str("\r\n");
     request.into_bytes()
@@ -88,9 +113,11 @@ impl BrokenReply {
 impl fmt::Display for BrokenReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Tls => "the upstream speaks TLS: its port for plain HTTP is needed",
+            Self::Tls => {
+                "the upstream speaks TLS: write https:// in its URL, or the port where it takes plain HTTP"
+            }
             Self::Ssh => "the upstream speaks SSH: is the port that of a proxy?",
-            Self::Socks => "the upstream speaks SOCKS: its port for HTTP is needed",
+            Self::Socks => "the upstream speaks SOCKS: write socks5:// in its URL",
             Self::Echo => "the upstream sends back what it is sent: is the port that of a proxy?",
             Self::NotHttp => "the upstream's reply is not HTTP/1: is the port that of a proxy?",
             Self::Status => "the upstream's reply has no valid status",

@@ -2,10 +2,13 @@
 
 mod ask;
 mod connect;
+mod converse;
 mod error;
 mod health;
+mod http;
 mod learned;
 mod probe;
+mod socks;
 mod spares;
 mod tunnel;
 mod upstreams;

@@ -15,8 +15,10 @@ pub mod addr;
 pub mod answer;
 pub mod connect;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod record;
 pub mod sniff;
+pub mod socks;
 pub mod suggest;
 
 // What was asked for.

@@ -319,7 +319,9 @@ async fn tunnel(
     let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
     let other = match (decision.action, query.host) {
         // Nobody minds where it goes.
-        (Action::Forward { by: By::Default, .. }, Some(_)) => Some(Other::Target(Target::Addr(query.dst.get()))),
+        (Action::Forward { by: By::Default, .. }, Some(_)) => {
+            Some(Other::Target(Target::Addr(query.dst.get())))
+        }
         (Action::Forward { by: By::Host, .. }, Some(host)) => {
             Some(Other::Resolved { host, may_go_to: &may_go_to })
         }

@@ -216,7 +216,8 @@ impl Reader<'_> {
                 Ok(all.split_whitespace().map(one).collect())
             }
             typed => {
-                let one = |text: &String| Given { text: text.clone(), source: format!("--{flag}"), typed: true };
+                let one =
+                    |text: &String| Given { text: text.clone(), source: format!("--{flag}"), typed: true };
                 Ok(typed.iter().map(one).collect())
             }
         }

@@ -14,7 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// Each layer may use the ones before it, and modules of its own layer.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("pure", &["addr", "answer", "connect", "policy", "record", "sniff", "suggest"]),
+    (
+        "pure",
+        &["addr", "answer", "connect", "policy", "proxy_protocol", "record", "sniff", "socks", "suggest"],
+    ),
     ("settings", &["cli", "settings"]),
     (
         "edges",

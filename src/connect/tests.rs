@@ -27,20 +27,56 @@ const fn refused(status: u16, start: usize, head: usize) -> Reply {
 #[test]
 fn the_request_is_all_that_a_proxy_needs() {
     let host = || Target::Host(Host::parse(b"example.com").unwrap(), 443);
-    assert_eq!(request(&host(), None), b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n");
-    let authorization = Authorization::basic("user", "pass").unwrap();
+    let nothing = Extras::default();
     assert_eq!(
-        request(&host(), Some(&authorization)),
+        request(&host(), &nothing),
+        b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n"
+    );
+    let credentials = Credentials::basic("user", "pass").unwrap();
+    let extras = Extras { credentials: Some(&credentials), ..nothing };
+    assert_eq!(
+        request(&host(), &extras),
         b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nProxy-Authorization: Basic dXNlcjpwYXNz\r\n\r\n"
     );
     assert_eq!(
-        request(&Target::Addr("192.0.2.1:80".parse().unwrap()), None),
+        request(&Target::Addr("192.0.2.1:80".parse().unwrap()), &nothing),
         b"CONNECT 192.0.2.1:80 HTTP/1.1\r\nHost: 192.0.2.1:80\r\n\r\n"
     );
     assert_eq!(
-        request(&Target::Addr("[2001:db8::1]:443".parse().unwrap()), None),
+        request(&Target::Addr("[2001:db8::1]:443".parse().unwrap()), &nothing),
         b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\r\n"
     );
+}
+
+#[test]
+fn what_is_asked_for_goes_along_in_order() {
+    let target = Target::Addr("192.0.2.1:80".parse().unwrap());
+    let credentials = Credentials::basic("user", "pass").unwrap();
+    let client = ClientAddr::new("[2001:db8::7]:4711".parse().unwrap());
+    let fields = [Field::parse("X-Site: paris").unwrap(), Field::parse("x-site:rome").unwrap()];
+    let extras = Extras {
+        credentials: Some(&credentials),
+        forwarded: Some((ForwardedField::Forwarded, client)),
+        fields: &fields,
+    };
+    assert_eq!(
+        String::from_utf8(request(&target, &extras)).unwrap(),
+        "CONNECT 192.0.2.1:80 HTTP/1.1\r\nHost: 192.0.2.1:80\r\nProxy-Authorization: Basic dXNlcjpwYXNz\r\n\
+         Forwarded: for=\"[2001:db8::7]\"\r\nX-Site: paris\r\nx-site: rome\r\n\r\n"
+    );
+    let extras = Extras { forwarded: Some((ForwardedField::XForwardedFor, client)), ..Extras::default() };
+    assert_eq!(
+        String::from_utf8(request(&target, &extras)).unwrap(),
+        "CONNECT 192.0.2.1:80 HTTP/1.1\r\nHost: 192.0.2.1:80\r\nX-Forwarded-For: 2001:db8::7\r\n\r\n"
+    );
+}
+
+#[test]
+fn credentials_for_socks_do_not_go_to_an_http_proxy() {
+    let credentials = Credentials::socks("user", "pass").unwrap();
+    let extras = Extras { credentials: Some(&credentials), ..Extras::default() };
+    let target = Target::Addr("192.0.2.1:80".parse().unwrap());
+    assert_eq!(request(&target, &extras), request(&target, &Extras::default()));
 }
 
 #[test]

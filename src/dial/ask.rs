@@ -1,29 +1,15 @@
-//! One upstream: a connection to it, spare or dialled, and the question for a tunnel.
+//! One upstream: a connection to it, spare or dialled, is asked for a tunnel.
 
 use super::tunnel::{Wanted, reach_by};
 use super::upstreams::{Member, UpstreamId};
 use super::{DialError, Dialler, Far};
 use crate::addr::Target;
-use crate::connect::{self as codec, Extras, ForwardedField, MAX_HEAD, PageReader, Reply};
-use crate::proxy_protocol;
-use crate::settings::{Forwarded, Upstream, UpstreamHost};
-use crate::socket::Socket;
-use crate::sys;
+use crate::settings::{Upstream, UpstreamHost};
 use arc_swap::ArcSwapOption;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
-
-/// A spare whose other end has not even acknowledged the request by then has none: a firewall or a NAT in between has
-/// forgotten the connection, and drops what it does not know.
-const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(1);
-
-/// An upstream that has not answered by then is asked whether it is there at all. Many a destination takes longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+use tokio::time::{Instant, timeout_at};
 
 /// What an upstream is asked, and by whom.
 pub(super) struct Question<'a> {
@@ -76,7 +62,8 @@ impl Dialler {
             }
         }
         // Boxed, like all that is rare: most connections find a spare.
-        let reached = Box::pin(self.reach(&member.upstream, &member.at, reach_by(question.others, question.deadline)));
+        let reached =
+            Box::pin(self.reach(&member.upstream, &member.at, reach_by(question.others, question.deadline)));
         let far = match reached.await {
             Ok(far) => far,
             Err(err) => {
@@ -94,7 +81,7 @@ impl Dialler {
         let addr = far.addr;
         let done = self.converse(Asked { far, sent: 0, is_spare: false }, &request, question).await;
         match &done {
-            Ok(_) | Err(DialError::Refused { .. }) => {
+            Ok(_) | Err(DialError::Refused { .. } | DialError::SocksRefused(_)) => {
                 if member.spares.trust() {
                     self.refill(member, addr);
                 }
@@ -114,7 +101,9 @@ impl Dialler {
         done: Result<Far, DialError>,
     ) -> Result<Far, DialError> {
         match &done {
-            Ok(_) | Err(DialError::Refused { .. }) => member.health.heard(Instant::now()),
+            Ok(_) | Err(DialError::Refused { .. } | DialError::SocksRefused(_)) => {
+                member.health.heard(Instant::now());
+            }
             // It may be about the destination: the upstream is asked something else before it counts as down.
             Err(err) if err.is_upstreams_own() => self.is_doubted(id, member),
             Err(_) => {}
@@ -122,93 +111,8 @@ impl Dialler {
         done
     }
 
-    /// What is sent to ask for the tunnel, as far as it can be sent at once.
-    fn request(&self, question: &Question<'_>) -> Vec<u8> {
-        let Wanted { client, dst, .. } = *question.wanted;
-        let forwarded = match self.upstreams.forwarded {
-            Forwarded::Forwarded => Some((ForwardedField::Forwarded, client)),
-            Forwarded::XForwardedFor => Some((ForwardedField::XForwardedFor, client)),
-            Forwarded::Off | Forwarded::ProxyV2 => None,
-        };
-        let extras = Extras {
-            credentials: question.member.upstream.auth.as_ref(),
-            forwarded,
-            fields: &self.upstreams.fields,
-        };
-        let request = codec::request(question.target, &extras);
-        match self.upstreams.forwarded {
-            Forwarded::ProxyV2 => [proxy_protocol::v2(client, dst).as_ref(), &request].concat(),
-            _ => request,
-        }
-    }
-
-    /// Asks, and tells whether the upstream broke it off or we did, at the other end.
-    async fn converse(
-        self: &Arc<Self>,
-        with: Asked,
-        request: &[u8],
-        question: &Question<'_>,
-    ) -> Result<Far, DialError> {
-        let Asked { mut far, sent, is_spare } = with;
-        match Box::pin(self.exchange(&mut far, sent, is_spare, request, question)).await {
-            Ok(early) => far.early = early,
-            Err(_) if far.ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
-                return Err(DialError::Loop { addr: far.addr });
-            }
-            Err(err) => return Err(err),
-        }
-        Ok(far)
-    }
-
-    /// Sends what is left of the request, begins the spares that are wanted, and reads the reply; returns what came
-    /// behind it.
-    async fn exchange(
-        self: &Arc<Self>,
-        far: &mut Far,
-        sent: usize,
-        is_spare: bool,
-        request: &[u8],
-        question: &Question<'_>,
-    ) -> Result<Vec<u8>, DialError> {
-        let Question { id, member, others, deadline, wanted, .. } = *question;
-        let asked_at = Instant::now();
-        let rest = request.get(sent..).unwrap_or_default();
-        let hung_up = |err| DialError::HungUp { nothing: true, err };
-        let written = timeout_at(deadline, far.socket.write_all(rest)).await;
-        written.map_err(|_| DialError::ReplyTimeout)?.map_err(hung_up)?;
-        // Now, for it takes nobody's time while the upstream thinks.
-        self.refill(member, far.addr);
-        let mut reply = pin!(read_reply(&far.socket, wanted.want_page, deadline));
-        let left = deadline.saturating_duration_since(asked_at);
-        if is_spare {
-            // A fresh one has to have its turn too.
-            let patience = LONGEST_UNACKNOWLEDGED.min(left.checked_div(2).unwrap_or(left));
-            if let Ok(reply) = timeout(patience, &mut reply).await {
-                return reply;
-            }
-            if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {
-                return Err(hung_up(io::ErrorKind::TimedOut.into()));
-            }
-        }
-        let patience = asked_at.checked_add(PATIENCE.min(left.checked_div(3).unwrap_or(left))).unwrap_or(deadline);
-        if let Ok(reply) = timeout_at(patience, &mut reply).await {
-            return reply;
-        }
-        // Slow may be the destination, or the upstream itself.
-        let waited = tokio::select! {
-            biased;
-            reply = timeout_at(deadline, &mut reply) => return reply.unwrap_or(Err(DialError::ReplyTimeout)),
-            () = self.found_down(id, member, asked_at) => asked_at.elapsed(),
-        };
-        if others > 0 {
-            return Err(DialError::Silent { waited });
-        }
-        // There is nobody else to ask: it may come back in time.
-        timeout_at(deadline, reply).await.unwrap_or(Err(DialError::ReplyTimeout))
-    }
-
     /// Begins spares to where the upstream was just reached, unless its name leads elsewhere by now.
-    fn refill(&self, member: &Member, reached: SocketAddr) {
+    pub(super) fn refill(&self, member: &Member, reached: SocketAddr) {
         let upstream = &member.upstream;
         member.spares.refill(&self.loops, || match &upstream.host {
             UpstreamHost::Addr(_) => Some(reached),
@@ -262,55 +166,4 @@ impl Dialler {
         }
         self.first_of(&with_port(&fresh.addrs), deadline).await
     }
-}
-
-/// Reads the upstream's reply; returns what came behind its head.
-pub(super) async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Result<Vec<u8>, DialError> {
-    let mut reply = Vec::new();
-    loop {
-        let nothing = reply.is_empty();
-        let read = socket.read_onto(&mut reply, MAX_HEAD).await;
-        if read.map_err(|err| DialError::HungUp { nothing, err })? == 0 {
-            return Err(DialError::CutOff { nothing });
-        }
-        match codec::reply(&reply) {
-            // The codec gives up at its own limit, which bounds the buffer.
-            Reply::NeedMore => debug_assert!(reply.len() <= MAX_HEAD),
-            Reply::Tunnel { head } => return Ok(reply.split_off(head)),
-            Reply::Refused { status: 403, start, head } if want_page => {
-                let page = Box::pin(read_page(socket, &reply, start, head, deadline)).await;
-                return Err(DialError::Refused { status: 403, page: page.map(Box::new) });
-            }
-            Reply::Refused { status, .. } => return Err(DialError::Refused { status, page: None }),
-            Reply::Broken(why) => return Err(DialError::Broken(why)),
-        }
-    }
-}
-
-/// Octets of a page that are read at once.
-const PAGE_READ: usize = 8 * 1024;
-
-/// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
-async fn read_page(
-    socket: &Socket,
-    reply: &[u8],
-    start: usize,
-    head: usize,
-    deadline: Instant,
-) -> Option<PageReader> {
-    let mut page = PageReader::new(reply.get(start..head)?)?;
-    let mut done = page.push(reply.get(head..)?);
-    let mut buffer = Vec::new();
-    while !done {
-        buffer.clear();
-        match timeout_at(deadline, socket.read_onto(&mut buffer, PAGE_READ)).await {
-            Ok(Ok(octets)) if octets > 0 => done = page.push(&buffer),
-            Ok(_) => {
-                page.end();
-                done = true;
-            }
-            Err(_) => done = true,
-        }
-    }
-    Some(page)
 }

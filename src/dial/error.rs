@@ -5,6 +5,8 @@ use crate::answer::ProxyError;
 use crate::connect::{BrokenReply, PageReader};
 use crate::record::{Cause, End, Side};
 use crate::resolve::ResolveError;
+use crate::socks;
+use crate::socks::Meaning;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -90,6 +92,10 @@ pub enum DialError {
         /// It says that it could not resolve the name.
         unresolved: bool,
     },
+    /// The upstream, which speaks SOCKS, will not.
+    SocksRefused(socks::Refusal),
+    /// The upstream's answer is none of SOCKS5.
+    SocksBroken(socks::Broken),
     /// The upstream refused this before, and is not asked again for a while.
     KnownToRefuse {
         /// Names or addresses.
@@ -141,9 +147,15 @@ impl fmt::Display for DialError {
             }
             Self::ReplyTimeout => f.write_str("the upstream did not answer in time"),
             Self::Silent { waited } => {
-                write!(f, "the upstream did not answer for {:.1} s, nor does it otherwise", waited.as_secs_f64())
+                write!(
+                    f,
+                    "the upstream did not answer for {:.1} s, nor does it otherwise",
+                    waited.as_secs_f64()
+                )
             }
             Self::Broken(why) => why.fmt(f),
+            Self::SocksRefused(why) => why.fmt(f),
+            Self::SocksBroken(why) => why.fmt(f),
             Self::KnownToRefuse { forms, port } => {
                 write!(f, "the upstream refuses {forms} at port {port}, as it did a while ago")
             }
@@ -182,12 +194,16 @@ impl DialError {
             Self::NoAddress | Self::Several { .. } => (Cause::Error, Side::Wayleave),
             Self::AllDown { .. } => (Cause::DialFailed, Side::Upstream),
             Self::Connect { .. } => (Cause::DialFailed, Side::Upstream),
-            Self::ConnectTimeout { .. } | Self::ReplyTimeout | Self::Silent { .. } => (Cause::DialTimeout, Side::Upstream),
+            Self::ConnectTimeout { .. } | Self::ReplyTimeout | Self::Silent { .. } => {
+                (Cause::DialTimeout, Side::Upstream)
+            }
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
-            Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) => {
+            Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) | Self::SocksBroken(_) => {
                 (Cause::UpstreamBroken, Side::Upstream)
             }
-            Self::Refused { .. } | Self::KnownToRefuse { .. } => (Cause::UpstreamRefused, Side::Upstream),
+            Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. } => {
+                (Cause::UpstreamRefused, Side::Upstream)
+            }
         };
         End::because(cause, by, self)
     }
@@ -214,7 +230,14 @@ impl DialError {
             Self::HungUp { .. } => ProxyError::ConnectionTerminated,
             Self::CutOff { .. } => ProxyError::HttpResponseIncomplete,
             Self::ReplyTimeout | Self::Silent { .. } => ProxyError::HttpResponseTimeout,
-            Self::Broken(_) => ProxyError::HttpProtocolError,
+            Self::Broken(_) | Self::SocksBroken(_) => ProxyError::HttpProtocolError,
+            Self::SocksRefused(socks::Refusal::Request(code)) => match code {
+                socks::Code::ConnectionRefused => ProxyError::ConnectionRefused,
+                socks::Code::NetworkUnreachable => ProxyError::DestinationIpUnroutable,
+                socks::Code::TtlExpired => ProxyError::ConnectionTimeout,
+                _ => ProxyError::DestinationUnavailable,
+            },
+            Self::SocksRefused(_) => ProxyError::DestinationUnavailable,
             Self::Refused { status: 504, .. } => ProxyError::ConnectionTimeout,
             Self::Refused { .. } | Self::KnownToRefuse { .. } | Self::AllDown { .. } => {
                 ProxyError::DestinationUnavailable
@@ -243,12 +266,14 @@ impl DialError {
             | Self::HungUp { .. }
             | Self::CutOff { .. }
             | Self::Silent { .. }
-            | Self::Broken(_) => true,
+            | Self::Broken(_)
+            | Self::SocksBroken(_) => true,
             Self::Prohibited { .. }
             | Self::Forged { .. }
             | Self::Loop { .. }
             | Self::ReplyTimeout
             | Self::Refused { .. }
+            | Self::SocksRefused(_)
             | Self::KnownToRefuse { .. }
             | Self::Several { .. }
             | Self::AllDown { .. } => false,
@@ -266,6 +291,7 @@ impl DialError {
                 400..=499 | 501 => true,
                 _ => *unresolved,
             },
+            Self::SocksRefused(why) => matches!(why.meaning(), Meaning::Denied | Meaning::Unable),
             _ => false,
         }
     }

@@ -125,9 +125,9 @@ impl Learned {
             true if has_other => Plan::OtherWay,
             true => Plan::NotAtAll,
             // Where others of this form are taken, it is this one that is not wanted.
-            false => Plan::AsItIs {
-                other_may_help: has_other && !other_refused && !known.of(form).is_taken(now),
-            },
+            false => {
+                Plan::AsItIs { other_may_help: has_other && !other_refused && !known.of(form).is_taken(now) }
+            }
         }
     }
 
@@ -199,6 +199,7 @@ impl Learned {
 }
 
 #[cfg(test)]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

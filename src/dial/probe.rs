@@ -1,12 +1,13 @@
 //! Asking an upstream whether it is there: nothing that reaches any destination, and without credentials, so that nothing
 //! can be refused for good.
 
-use super::ask::read_reply;
 use super::health::Next;
+use super::http::read_reply;
 use super::upstreams::{Member, UpstreamId};
-use super::{DialError, Dialler};
+use super::{DialError, Dialler, socks};
 use crate::proxy_protocol;
-use crate::settings::Forwarded;
+use crate::settings::{Forwarded, Kind, Upstream};
+use crate::socks::greeting;
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
@@ -76,27 +77,39 @@ impl Dialler {
         }
     }
 
-    /// `OPTIONS *` with `Max-Forwards: 0` is the ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7). Any answer will do.
+    /// Any answer will do.
     async fn probe(&self, member: &Member) -> Result<(), DialError> {
         let deadline = Instant::now().checked_add(LONGEST_PROBE).unwrap_or_else(Instant::now);
         let far = self.reach(&member.upstream, &member.at, deadline).await?;
-        let place = member.upstream.place();
-        let options =
-            format!("OPTIONS * HTTP/1.1\r\nHost: {place}\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n");
+        let Upstream { kind, auth, .. } = &member.upstream;
+        let question = match kind {
+            Kind::Http | Kind::Https => options(&member.upstream.place()),
+            Kind::Socks5 => greeting(auth.is_some()).to_vec(),
+        };
         let preface: &[u8] = match self.upstreams.forwarded {
             Forwarded::ProxyV2 => &proxy_protocol::LOCAL,
             _ => &[],
         };
-        let request = [preface, options.as_bytes()].concat();
+        let request = [preface, &question].concat();
         let hung_up = |err| DialError::HungUp { nothing: true, err };
         let silent = DialError::Silent { waited: LONGEST_PROBE };
         let asked = async {
             far.socket.write_all(&request).await.map_err(hung_up)?;
-            match read_reply(&far.socket, false, deadline).await {
-                Ok(_) | Err(DialError::Refused { .. }) => Ok(()),
-                Err(err) => Err(err),
+            let answer = match kind {
+                Kind::Http | Kind::Https => read_reply(&far.socket, false, deadline).await.map(drop),
+                Kind::Socks5 => socks::is_there(&far.socket, auth.is_some()).await,
+            };
+            match answer {
+                Err(DialError::Refused { .. } | DialError::SocksRefused(_)) => Ok(()),
+                other => other,
             }
         };
         timeout_at(deadline, asked).await.unwrap_or(Err(silent))
     }
+}
+
+/// The ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7).
+fn options(place: &str) -> Vec<u8> {
+    format!("OPTIONS * HTTP/1.1\r\nHost: {place}\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n")
+        .into_bytes()
 }

@@ -5,7 +5,7 @@
 
 mod pool;
 
-use super::tunnel::Asked;
+use super::ask::Asked;
 use super::{DialError, Far, connect, register};
 use crate::netfilter::{Dialled, Loops};
 use crate::socket::Socket as Watched;

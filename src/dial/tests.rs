@@ -1,6 +1,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
+use crate::settings;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -13,10 +14,9 @@ fn dialler(direct_to: DirectTo, addrs: &str) -> Dialler {
         resolver: Resolver::with_addrs(ips(addrs)),
         own: OwnAddrs::new().unwrap(),
         loops: Loops::default(),
-        upstream: None,
+        upstreams: Upstreams::new(&Handle::current(), settings::Upstreams::none()),
         direct_to,
-        upstream_at: None.into(),
-        spares: Spares::new(Handle::current(), 0),
+        runtime: Handle::current(),
     }
 }
 

@@ -3,9 +3,9 @@
 use super::Spares;
 use super::health::Health;
 use super::learned::Learned;
+use crate::connect::Field;
 use crate::policy::UpstreamSet;
 use crate::settings::{self, Forwarded, MAX_UPSTREAMS, Upstream, UpstreamPolicy, WhenDown};
-use crate::connect::Field;
 use arc_swap::ArcSwapOption;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::connect::Credentials;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
@@ -51,7 +52,7 @@ fn policy(settings: Result<Settings, SettingsError>) -> String {
 fn defaults_are_those_of_the_design() {
     let s = read("").unwrap();
     assert_eq!(s.listen, ["[::]:8443".parse().unwrap()]);
-    assert!(s.upstream.is_none() && s.max_connections.is_none() && s.max_per_client.is_none());
+    assert!(s.upstreams.is_empty() && s.max_connections.is_none() && s.max_per_client.is_none());
     assert_eq!(s.dial_timeout, Duration::from_secs(30));
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(1), max_bytes: 8192 }));
     assert_eq!(s.no_sniff_ports, [21, 22, 25, 110, 143, 587, 3306]);
@@ -113,7 +114,7 @@ fn every_flag_has_an_environment_variable() {
     ];
     let s = with_env("", &vars).unwrap();
     assert_eq!(s.listen.len(), 2);
-    assert_eq!(s.upstream.as_ref().map(ToString::to_string).as_deref(), Some("proxy:3128"));
+    assert_eq!(s.upstreams.names(), "proxy:3128");
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(2), max_bytes: 4096 }));
     assert!(s.no_sniff_ports.is_empty());
     assert_eq!(s.policy.to_string(), "default allow, 2 rules for 2 destinations");
@@ -169,7 +170,9 @@ fn sniffing_can_be_off() {
 
 #[test]
 fn upstreams() {
-    let name = |url: &str| read(&format!("--upstream-proxy {url}")).map(|s| s.upstream.unwrap().to_string());
+    let name = |url: &str| {
+        read(&format!("--upstream-proxy {url}")).map(|s| s.upstreams.lines().collect::<Vec<_>>().join("; "))
+    };
     for (url, shown) in [
         ("proxy.corp", "proxy.corp:3128"),
         ("http://Proxy.Corp:8080/", "proxy.corp:8080"),
@@ -177,22 +180,18 @@ fn upstreams() {
         ("10.0.0.1", "10.0.0.1:3128"),
         ("http://[2001:db8::1]:8080", "[2001:db8::1]:8080"),
         ("[2001:db8::1]", "[2001:db8::1]:3128"),
-        ("http://u:p@10.0.0.1:1", "10.0.0.1:1"),
+        ("http://u:p@10.0.0.1:1", "10.0.0.1:1, with credentials"),
+        ("paris=proxy-a", "paris at proxy-a:3128"),
+        ("no.1=https://u:p@proxy-a", "no.1 at proxy-a:443, by TLS, with credentials"),
+        ("HTTPS://proxy-a:8443", "proxy-a:8443, by TLS"),
+        ("socks5://u:a=b@proxy-a", "proxy-a:1080, by SOCKS 5, with credentials"),
+        ("a=p --upstream-proxy b=p --upstream-proxy p:1", "a at p:3128; b at p:3128; p:1"),
     ] {
         assert_eq!(name(url).as_deref(), Ok(shown), "{url}");
     }
-    for url in [
-        "https://p",
-        "socks5://p:1",
-        "p:0",
-        "p:99999",
-        "p:x",
-        "a..b",
-        "http://",
-        "u@p",
-        "p/path",
-        "1.2.3.4:0",
-    ] {
+    for url in
+        ["ftp://p", "socks4://p:1", "p:0", "p:99999", "p:x", "a..b", "http://", "u@p", "p/path", "1.2.3.4:0"]
+    {
         let err = name(url).unwrap_err();
         assert_eq!(err.exit_code(), 2, "{url}");
         assert!(err.to_string().contains("write"), "{url}: {err}");
@@ -202,7 +201,8 @@ fn upstreams() {
 #[test]
 fn credentials_are_read_and_never_shown() {
     let auth = |args: &str, outside: &Fake| {
-        Settings::read(&cli(args), outside).map(|s| s.upstream.unwrap().auth.unwrap().value().to_owned())
+        Settings::read(&cli(args), outside)
+            .map(|s| s.upstreams.all[0].auth.as_ref().unwrap().basic_value().unwrap().to_owned())
     };
     let fake = |text, mode| Fake { files: [("/c", text)].into_iter().collect(), mode, ..Fake::default() };
     // RFC 7617 section 2
@@ -232,6 +232,104 @@ fn credentials_are_read_and_never_shown() {
     let s = read("--upstream-proxy http://me:s3cret@p").unwrap();
     assert!(!format!("{s:?}").contains("s3cret"));
     assert!(read("--upstream-credentials /c").unwrap_err().to_string().contains("--upstream-proxy"));
+}
+
+#[test]
+fn each_upstream_has_its_own_credentials() {
+    let fake = Fake {
+        files: [("/all", "all:1"), ("/paris", "paris:2"), ("/x=y", "xy:3")].into_iter().collect(),
+        mode: 0o600,
+        ..Fake::default()
+    };
+    let values = |args: &str| {
+        let settings = Settings::read(&cli(args), &fake)?;
+        let basic = |auth: &Credentials| auth.basic_value().map(str::to_owned);
+        let auth = settings
+            .upstreams
+            .all
+            .iter()
+            .map(|one| one.auth.as_ref().map(|auth| basic(auth).unwrap_or("socks".to_owned())));
+        Ok::<_, SettingsError>(
+            auth.map(|one| one.unwrap_or("none".to_owned())).collect::<Vec<_>>().join(", "),
+        )
+    };
+    let basic =
+        |user, password| Credentials::basic(user, password).unwrap().basic_value().unwrap().to_owned();
+    let (all, paris, xy) = (basic("all", "1"), basic("paris", "2"), basic("xy", "3"));
+    let three = "--upstream-proxy paris=p --upstream-proxy q --upstream-proxy lyon=socks5://u:p@r";
+    for (args, expected) in [
+        ("", "none, none, socks".to_owned()),
+        ("--upstream-credentials paris=/paris", format!("{paris}, none, socks")),
+        ("--upstream-credentials paris=/paris --upstream-credentials /all", format!("{paris}, {all}, socks")),
+        ("--upstream-credentials /x=y", format!("{xy}, {xy}, socks")),
+        ("--upstream-credentials q:3128=/all", "none, none, socks".to_owned()),
+    ] {
+        let read = values(&format!("{three} {args}"));
+        match args {
+            // That name has a colon, so it is a file.
+            "--upstream-credentials q:3128=/all" => assert!(read.is_err()),
+            _ => assert_eq!(read.as_deref(), Ok(&*expected), "{args}"),
+        }
+    }
+    for (args, part) in [
+        ("--upstream-credentials lyon=/all", "lyon has credentials already"),
+        (
+            "--upstream-credentials /all --upstream-credentials /paris",
+            "every upstream has credentials already",
+        ),
+        ("--upstream-credentials oslo=/all", "oslo=/all"),
+    ] {
+        let err = values(&format!("{three} {args}")).unwrap_err().to_string();
+        assert!(err.contains(part) && !err.contains("all:1"), "{args}: {err}");
+    }
+    let long = "x".repeat(256);
+    let err = values(&format!("--upstream-proxy socks5://u:{long}@p")).unwrap_err().to_string();
+    assert!(err.contains("255") && !err.contains(&long), "{err}");
+}
+
+#[test]
+fn several_upstreams_and_how_they_are_used() {
+    let s = read("--upstream-proxy a").unwrap().upstreams;
+    assert_eq!(
+        (s.policy, s.when_down, s.forwarded),
+        (UpstreamPolicy::Failover, WhenDown::Fail, Forwarded::Off)
+    );
+    assert_eq!((s.spares, s.all_spares(), s.fields.len()), (16, 16, 0));
+    let s = read(
+        "--upstream-proxy a --upstream-proxy b --upstream-policy source-hash --when-upstream-down direct \
+         --forwarded proxy-v2 --upstream-spares 3",
+    );
+    let s = s.unwrap().upstreams;
+    assert_eq!((s.policy, s.when_down), (UpstreamPolicy::SourceHash, WhenDown::Direct));
+    assert_eq!((s.forwarded, s.all_spares()), (Forwarded::ProxyV2, 6));
+    assert_eq!(s.names(), "a:3128 or b:3128");
+    let fake = Fake {
+        vars: [("WAYLEAVE_UPSTREAM_PROXY", " one=a  two=https://b ")].into_iter().collect(),
+        ..Fake::default()
+    };
+    assert_eq!(Settings::read(&cli(""), &fake).unwrap().upstreams.names(), "one or two");
+    assert_eq!(Settings::read(&cli("--upstream-proxy c"), &fake).unwrap().upstreams.names(), "c:3128");
+    for (args, part) in [
+        ("--upstream-proxy a --upstream-proxy http://a:3128", "give them names"),
+        ("--upstream-proxy x=a --upstream-proxy x=b", "another upstream x"),
+        ("--upstream-proxy a --upstream-policy random", "write failover, round-robin"),
+        ("--upstream-proxy a --when-upstream-down retry", "write fail or direct"),
+        ("--upstream-proxy a --forwarded via", "write off, forwarded"),
+        ("--upstream-proxy socks5://a --forwarded forwarded", "speaks SOCKS"),
+        ("--upstream-proxy socks5://a --connect-header A:b", "speaks SOCKS"),
+        ("--upstream-proxy a --connect-header Host:b", "Host"),
+        (
+            "--upstream-proxy a --forwarded forwarded --connect-header Forwarded:for=x",
+            "leave one of the two out",
+        ),
+        ("--upstream-proxy a --upstream-ca /ca.pem", "write https://"),
+        ("--upstream-proxy https://a --upstream-ca /ca.pem", "/ca.pem"),
+    ] {
+        let err = read(args).unwrap_err().to_string();
+        assert!(err.contains(part), "{args}: {err}");
+    }
+    let many: String = (0..33).map(|i| format!("--upstream-proxy u{i}=p ")).collect();
+    assert!(read(&many).unwrap_err().to_string().contains("more than 32"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Upstreams: their URLs and credentials, and how one of several is chosen.
 
 use crate::addr::Host;
-use crate::connect::Authorization;
+use crate::connect::Credentials;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -47,6 +47,15 @@ impl Kind {
             Self::Socks5 => 1080,
         }
     }
+
+    /// User and password as it wants them.
+    pub(super) fn credentials(self, user: &str, password: &str) -> Result<Credentials, String> {
+        let made = match self {
+            Self::Http | Self::Https => Credentials::basic(user, password),
+            Self::Socks5 => Credentials::socks(user, password),
+        };
+        made.map_err(|why| why.to_string())
+    }
 }
 
 /// A proxy that is asked for tunnels.
@@ -61,7 +70,7 @@ pub struct Upstream {
     /// Its port.
     pub port: u16,
     /// What to show it.
-    pub auth: Option<Authorization>,
+    pub auth: Option<Credentials>,
 }
 
 /// Which of several upstreams a connection is sent to.
@@ -163,7 +172,7 @@ impl Upstream {
             Some((user, place)) => (Some(user), place),
             None => (None, rest),
         };
-        let auth = user.map(authorization).transpose()?;
+        let auth = user.map(|user| in_url(user, kind)).transpose()?;
         let (host, port) = place_of(place, kind.default_port())?;
         let name = match given_name {
             Some(name) => name.into(),
@@ -224,11 +233,11 @@ fn place_of(place: &str, default_port: u16) -> Result<(UpstreamHost, u16), Strin
     Ok((UpstreamHost::Name(host), port))
 }
 
-fn authorization(user: &str) -> Result<Authorization, String> {
+/// User and password out of a URL.
+fn in_url(user: &str, kind: Kind) -> Result<Credentials, String> {
     let (name, password) =
         user.split_once(':').ok_or("there is a user without a password: write user:password@host")?;
-    let (name, password) = (decoded(name)?, decoded(password)?);
-    Authorization::basic(&name, &password).map_err(|why| why.to_string())
+    kind.credentials(&decoded(name)?, &decoded(password)?)
 }
 
 fn decoded(text: &str) -> Result<String, String> {
@@ -247,13 +256,12 @@ fn decoded(text: &str) -> Result<String, String> {
     String::from_utf8(octets).map_err(|_| "the user or the password is not UTF-8".to_owned())
 }
 
-/// Reads a credentials file: one line, `user:password`, as it is.
-pub(super) fn credentials(text: &str) -> Result<Authorization, String> {
+/// Reads a credentials file: one line, `user:password`, as it is. Gives the user and the password.
+pub(super) fn credentials(text: &str) -> Result<(&str, &str), String> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
     let line = lines.next().ok_or("it is empty: write one line, user:password")?;
     if lines.next().is_some() {
         return Err("it has more than one line: write one line, user:password".to_owned());
     }
-    let (user, password) = line.split_once(':').ok_or("it has no colon: write one line, user:password")?;
-    Authorization::basic(user, password).map_err(|why| why.to_string())
+    line.split_once(':').ok_or_else(|| "it has no colon: write one line, user:password".to_owned())
 }

@@ -40,9 +40,23 @@ pub struct Authorities {
 }
 
 impl Upstreams {
+    /// None at all.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            all: Vec::new(),
+            policy: UpstreamPolicy::Failover,
+            when_down: WhenDown::Fail,
+            forwarded: Forwarded::Off,
+            fields: Vec::new(),
+            ca: None,
+            spares: 0,
+        }
+    }
+
     /// There are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
@@ -62,7 +76,8 @@ impl Upstreams {
     /// What there is to say of each at start.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.all.iter().map(|one| {
-            let place = if *one.name == *one.place() { String::new() } else { format!(" at {}", one.place()) };
+            let place =
+                if *one.name == *one.place() { String::new() } else { format!(" at {}", one.place()) };
             let kind = match one.kind {
                 Kind::Http => "",
                 Kind::Https => ", by TLS",
@@ -137,15 +152,6 @@ fn read_all(cli: &Flags, r: &Reader<'_>) -> Result<Vec<Upstream>, SettingsError>
     for file in r.list("upstream-credentials", &cli.carry.upstream_credentials)? {
         read_credentials(r, &file, &mut all)?;
     }
-    for upstream in all.iter().filter(|one| one.kind == Kind::Socks5) {
-        if let Some(Err(why)) = upstream.auth.as_ref().map(crate::connect::Credentials::for_socks) {
-            return Err(SettingsError {
-                message: format!("the credentials of upstream {}: {why}", upstream.name),
-                more: Vec::new(),
-                typed: false,
-            });
-        }
-    }
     Ok(all)
 }
 
@@ -164,7 +170,7 @@ fn read_credentials(r: &Reader<'_>, given: &Given, all: &mut [Upstream]) -> Resu
         return Err(given.wrong(format!("it is open to everyone on this machine: chmod o= {path}")));
     }
     let text = r.0.read(Path::new(path)).map_err(|err| given.wrong(err))?;
-    let credentials = upstream::credentials(&text).map_err(|why| given.wrong(why))?;
+    let (user, password) = upstream::credentials(&text).map_err(|why| given.wrong(why))?;
     let mut used = false;
     for one in all.iter_mut() {
         let is_named = name == Some(&*one.name);
@@ -175,7 +181,7 @@ fn read_credentials(r: &Reader<'_>, given: &Given, all: &mut [Upstream]) -> Resu
             )));
         }
         if is_named || (name.is_none() && one.auth.is_none()) {
-            one.auth = Some(credentials.clone());
+            one.auth = Some(one.kind.credentials(user, password).map_err(|why| given.wrong(why))?);
             used = true;
         }
     }
@@ -194,11 +200,12 @@ fn read_fields(
     forwarded: Forwarded,
 ) -> Result<Vec<Field>, SettingsError> {
     let mut fields: Vec<Field> = Vec::new();
-    for given in r.all("connect-header", &cli.carry.connect_header)? {
+    let all_given = r.all("connect-header", &cli.carry.connect_header)?;
+    for given in &all_given {
         let field = Field::parse(&given.text).map_err(|why| given.wrong_unseen(why))?;
         let ours = match forwarded {
-            Forwarded::Forwarded => field.is_called("Forwarded"),
-            Forwarded::XForwardedFor => field.is_called("X-Forwarded-For"),
+            Forwarded::Forwarded => field.is_named("Forwarded"),
+            Forwarded::XForwardedFor => field.is_named("X-Forwarded-For"),
             Forwarded::Off | Forwarded::ProxyV2 => false,
         };
         if ours {
@@ -208,6 +215,9 @@ fn read_fields(
             return Err(given.wrong_unseen(format!("{} speaks SOCKS, which has no fields", socks.name)));
         }
         fields.push(field);
+    }
+    if let (Err(why), Some(last)) = (Field::check_all(&fields), all_given.last()) {
+        return Err(last.wrong_unseen(why));
     }
     Ok(fields)
 }

@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::path::Path;
 use wayleave::addr::{Host, Target};
-use wayleave::connect::{Authorization, PageReader, Reply, reply, request};
+use wayleave::connect::{Credentials, Extras, PageReader, Reply, reply, request};
 
 const PLAIN: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -71,17 +71,18 @@ fn asking(criterion: &mut Criterion) {
     let host = Target::Host(Host::parse(b"www.example.com").unwrap(), 443);
     let v4 = Target::Addr("192.0.2.1:443".parse().unwrap());
     let v6 = Target::Addr("[2001:db8::1:2:3]:443".parse().unwrap());
-    let credentials = Authorization::basic("user", "a longer password").unwrap();
+    let credentials = Credentials::basic("user", "a longer password").unwrap();
 
     let mut group = criterion.benchmark_group("request");
-    for (case, target, authorization) in [
+    for (case, target, credentials) in [
         ("host", &host, None),
         ("host with credentials", &host, Some(&credentials)),
         ("IPv4 address", &v4, None),
         ("IPv6 address", &v6, None),
         ("IPv6 address with credentials", &v6, Some(&credentials)),
     ] {
-        group.bench_function(case, |b| b.iter(|| request(black_box(target), black_box(authorization))));
+        let extras = Extras { credentials, ..Extras::default() };
+        group.bench_function(case, |b| b.iter(|| request(black_box(target), black_box(&extras))));
     }
     group.finish();
 }

@@ -1,0 +1,129 @@
+//! What a refusal says beyond its status.
+
+use super::{MAX_HEAD, parse_head};
+
+/// Squid's name for it, in `X-Squid-Error`; a number follows.
+const SQUIDS_WORD: &[u8] = b"ERR_DNS_FAIL";
+
+/// Those of RFC 9209 sections 2.3.2 and 2.3.3, in `Proxy-Status`.
+const ERRORS: [&[u8]; 2] = [b"dns_error", b"dns_timeout"];
+
+/// Whether the upstream says that it could not resolve the name it was asked for, so that another upstream, or the same
+/// one asked by address, may do better. `head` is the final head of a refusal (`start..head` of
+/// [`super::Reply::Refused`]).
+///
+/// Only what a machine was meant to read counts. Where nothing of the kind is said, or it makes no sense, the answer is
+/// no.
+#[must_use]
+pub fn says_that_it_could_not_resolve(head: &[u8]) -> bool {
+    let head = head.get(..MAX_HEAD).unwrap_or(head);
+    let says = parse_head(head, |head, _| head.headers.iter().any(of_field));
+    matches!(says, Ok(Some(true)))
+}
+
+fn of_field(field: &httparse::Header<'_>) -> bool {
+    if field.name.eq_ignore_ascii_case("x-squid-error") {
+        field.value.split(|octet| !octet.is_ascii_graphic()).find(|word| !word.is_empty())
+            == Some(SQUIDS_WORD)
+    } else if field.name.eq_ignore_ascii_case("proxy-status") {
+        parameters(field.value).any(is_dns_error)
+    } else {
+        false
+    }
+}
+
+/// `error=dns_error`, with or without blanks around it.
+fn is_dns_error(parameter: &[u8]) -> bool {
+    let mut parts = parameter.splitn(2, |octet| *octet == b'=').map(<[u8]>::trim_ascii);
+    parts.next() == Some(b"error") && parts.next().is_some_and(|value| ERRORS.contains(&value))
+}
+
+/// The parameters of all members of a list, and the members themselves (RFC 8941 sections 3.1 and 3.1.2). What is in
+/// quotes is left together, so that nothing in a `details="..."` counts.
+fn parameters(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.split(move |octet| {
+        let was_escaped = std::mem::take(&mut escaped);
+        match octet {
+            b'"' if !was_escaped => quoted = !quoted,
+            b'\\' => escaped = quoted && !was_escaped,
+            b';' | b',' => return !quoted,
+            _ => {}
+        }
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says(fields: &str) -> bool {
+        says_that_it_could_not_resolve(format!("HTTP/1.1 503 No\r\n{fields}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn squid_says_so() {
+        for field in [
+            "X-Squid-Error: ERR_DNS_FAIL 0\r\n",
+            "x-squid-error:ERR_DNS_FAIL\r\n",
+            "Via: x\r\nX-Squid-Error: ERR_DNS_FAIL 11\r\nConnection: close\r\n",
+        ] {
+            assert!(says(field), "{field}");
+        }
+        for field in [
+            "X-Squid-Error: ERR_CONNECT_FAIL 111\r\n",
+            "X-Squid-Error: ERR_ACCESS_DENIED 0\r\n",
+            "X-Squid-Error: ERR_DNS_FAILED 0\r\n",
+            "X-Squid-Error: 0 ERR_DNS_FAIL\r\n",
+            "X-Squid-Error:\r\n",
+            "X-Error: ERR_DNS_FAIL 0\r\n",
+            "",
+        ] {
+            assert!(!says(field), "{field}");
+        }
+    }
+
+    #[test]
+    fn rfc_9209_says_so() {
+        for field in [
+            "Proxy-Status: proxy.example; error=dns_error\r\n",
+            "proxy-status: proxy.example;error=dns_timeout\r\n",
+            "Proxy-Status: \"a, b\"; next-hop=\"x\"; error=dns_error; rcode=\"NXDOMAIN\"; info-code=1\r\n",
+            "Proxy-Status: a; error=dns_error, b; received-status=502\r\n",
+            "Proxy-Status: a; details=\"say \\\"x\"; error=dns_error\r\n",
+            "Proxy-Status: a; details=\"\\\\\"; error=dns_error\r\n",
+            "Proxy-Status: a; error=http_protocol_error\r\nProxy-Status: b; error = dns_error \r\n",
+        ] {
+            assert!(says(field), "{field}");
+        }
+        for field in [
+            "Proxy-Status: a; error=connection_refused\r\n",
+            "Proxy-Status: a; error=dns_errors\r\n",
+            "Proxy-Status: a; details=\"x; error=dns_error\"\r\n",
+            "Proxy-Status: a; details=\"x\\\"; error=dns_error\"\r\n",
+            "Proxy-Status: a; details=\"never ends; error=dns_error\r\n",
+            "Proxy-Status: a; terror=dns_error\r\n",
+            "Proxy-Status: a; error=\r\n",
+            "Proxy-Status: error\r\n",
+            "Proxy-Status: dns_error\r\n",
+            "Proxy-Status:\r\n",
+        ] {
+            assert!(!says(field), "{field}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_says_nothing() {
+        let head = b"HTTP/1.1 503 No\r\nX-Squid-Error: ERR_DNS_FAIL 0\r\n\r\n";
+        for end in 0..head.len() {
+            assert!(!says_that_it_could_not_resolve(&head[..end]), "{end}");
+        }
+        assert!(says_that_it_could_not_resolve(head));
+        let long = format!(
+            "HTTP/1.1 503 No\r\nX: {}\r\nX-Squid-Error: ERR_DNS_FAIL 0\r\n\r\n",
+            "x".repeat(MAX_HEAD)
+        );
+        assert!(!says_that_it_could_not_resolve(long.as_bytes()));
+    }
+}

@@ -1,0 +1,64 @@
+//! The reply of an HTTP upstream, off the socket.
+
+use super::DialError;
+use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
+use crate::socket::Socket;
+use tokio::time::{Instant, timeout_at};
+
+/// Reads the upstream's reply; returns what came behind its head.
+pub(super) async fn read_reply(
+    socket: &Socket,
+    want_page: bool,
+    deadline: Instant,
+) -> Result<Vec<u8>, DialError> {
+    let mut reply = Vec::new();
+    loop {
+        let nothing = reply.is_empty();
+        let read = socket.read_onto(&mut reply, MAX_HEAD).await;
+        if read.map_err(|err| DialError::HungUp { nothing, err })? == 0 {
+            return Err(DialError::CutOff { nothing });
+        }
+        match codec::reply(&reply) {
+            // The codec gives up at its own limit, which bounds the buffer.
+            Reply::NeedMore => debug_assert!(reply.len() <= MAX_HEAD),
+            Reply::Tunnel { head } => return Ok(reply.split_off(head)),
+            Reply::Refused { status: 403, start, head } if want_page => {
+                let page = Box::pin(read_page(socket, &reply, start, head, deadline)).await;
+                return Err(DialError::Refused { status: 403, page: page.map(Box::new), unresolved: false });
+            }
+            Reply::Refused { status, start, head } => {
+                let unresolved = reply.get(start..head).is_some_and(codec::says_that_it_could_not_resolve);
+                return Err(DialError::Refused { status, page: None, unresolved });
+            }
+            Reply::Broken(why) => return Err(DialError::Broken(why)),
+        }
+    }
+}
+
+/// Octets of a page that are read at once.
+const PAGE_READ: usize = 8 * 1024;
+
+/// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
+async fn read_page(
+    socket: &Socket,
+    reply: &[u8],
+    start: usize,
+    head: usize,
+    deadline: Instant,
+) -> Option<PageReader> {
+    let mut page = PageReader::new(reply.get(start..head)?)?;
+    let mut done = page.push(reply.get(head..)?);
+    let mut buffer = Vec::new();
+    while !done {
+        buffer.clear();
+        match timeout_at(deadline, socket.read_onto(&mut buffer, PAGE_READ)).await {
+            Ok(Ok(octets)) if octets > 0 => done = page.push(&buffer),
+            Ok(_) => {
+                page.end();
+                done = true;
+            }
+            Err(_) => done = true,
+        }
+    }
+    Some(page)
+}
