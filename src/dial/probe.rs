@@ -29,9 +29,9 @@ impl Dialler {
         }
     }
 
-    /// Something is wrong with it, perhaps.
+    /// Something is wrong with it, perhaps. Where there is no other way, nothing depends on whether there is.
     pub(super) fn is_doubted(self: &Arc<Self>, id: UpstreamId, member: &Member) {
-        if member.health.doubted() {
+        if self.upstreams.has_other_ways() && member.health.doubted() {
             self.runtime.spawn(Arc::clone(self).look_after(id, Duration::ZERO));
         }
     }
@@ -49,6 +49,7 @@ impl Dialler {
                 return;
             }
             self.is_doubted(id, member);
+            // Never where nobody probes.
             news.await;
         }
     }

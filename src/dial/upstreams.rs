@@ -103,6 +103,11 @@ impl Upstreams {
         self.members.is_empty()
     }
 
+    /// Whether a connection has another way when one of them is down.
+    pub(super) fn has_other_ways(&self) -> bool {
+        self.members.len() > 1 || self.when_down == WhenDown::Direct
+    }
+
     pub(super) fn member(&self, id: UpstreamId) -> Option<&Member> {
         self.members.get(usize::from(id.0))
     }
