@@ -70,7 +70,7 @@ pub struct Far {
 /// Where a connection may go under the name that it claims.
 #[derive(Debug)]
 pub struct Checked {
-    /// To be tried one after the other: the original destination alone, or else addresses of the name.
+    /// In the order of preference: the original destination alone, or else addresses of the name.
     pub addrs: Vec<SocketAddr>,
     /// The original destination is not an address of the name.
     pub is_forged: bool,

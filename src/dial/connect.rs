@@ -1,52 +1,80 @@
-//! Connecting to the first of several addresses that answers.
+//! Connecting: to one address, or to the first of several that answers.
+
+mod failures;
+mod race;
+
+#[cfg(test)]
+mod tests;
 
 use super::DialError;
 use crate::socket::{Socket as Watched, in_line, is_shortage};
+use race::{Attempt, race};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-/// How long an address may take while there are others: three tries of a SYN take as long.
-const LONGEST_TRY: Duration = Duration::from_secs(4);
+/// Attempts at once in the whole process, besides the first of each connection: a connection counts for two descriptors
+/// wherever descriptors are counted, and many that race for long must not use up those of the others.
+const MOST_BESIDE: usize = 64;
+static BESIDE: Semaphore = Semaphore::const_new(MOST_BESIDE);
 
-/// Addresses of one name that are tried.
-const MAX_TRIES: usize = 8;
-
-/// Tries one address after the other. Each has its share of the time that is left, so that one which does not answer
-/// cannot use up the time of the next.
+/// Connects to the only address, or to the first that answers of several, which are given in the order of preference
+/// (RFC 8305, see [`race`]).
+///
+/// # Errors
+/// None could be connected to before the deadline; or there was none.
 pub(super) async fn first_of(
     addrs: &[SocketAddr],
     deadline: Instant,
 ) -> Result<(Watched, SocketAddr), DialError> {
-    let mut last = None;
-    let tries = addrs.len().min(MAX_TRIES);
-    for (tried, &addr) in addrs.iter().take(tries).enumerate() {
-        let is_last = tried.saturating_add(1) == tries;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = u32::try_from(tries.saturating_sub(tried)).ok().and_then(|n| left.checked_div(n));
-        let share = share.unwrap_or(left).min(if is_last { left } else { LONGEST_TRY });
-        match timeout_at(after(share, deadline), connect(addr)).await {
-            Ok(Ok(stream)) => return Ok((stream, addr)),
-            Ok(Err(err)) => last = Some(DialError::Connect { addr, err }),
-            Err(_) => last = Some(DialError::ConnectTimeout { addr }),
-        }
-        if let Some(err) = &last {
+    match addrs {
+        [] => Err(DialError::NoAddress),
+        // By far the most common, so that it has nothing of the race.
+        &[addr] => {
+            let err = match timeout_at(deadline, connect(addr)).await {
+                Ok(Ok(stream)) => return Ok((stream, addr)),
+                Ok(Err(err)) => DialError::Connect { addr, err },
+                Err(_) => DialError::ConnectTimeout { addr },
+            };
             tracing::debug!("dialling: {err}");
+            Err(err)
         }
+        several => Box::pin(race(&in_turn(several), deadline, &BESIDE, attempt)).await,
     }
-    Err(last.unwrap_or(DialError::NoAddress))
 }
 
-fn after(time: Duration, latest: Instant) -> Instant {
-    Instant::now().checked_add(time).map_or(latest, |at| at.min(latest))
+/// The families take turns, the first address's first (RFC 8305 section 4, with a First Address Family Count of 1): one
+/// that is not routed, or filtered, has only one address in a row. Otherwise in the order in which they were.
+fn in_turn(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
+    let is_ipv4 = addrs.first().is_some_and(SocketAddr::is_ipv4);
+    let (own, other): (Vec<SocketAddr>, Vec<_>) =
+        addrs.iter().copied().partition(|addr| addr.is_ipv4() == is_ipv4);
+    let (mut own, mut other) = (own.into_iter(), other.into_iter());
+    let mut all = Vec::with_capacity(addrs.len());
+    while all.len() < addrs.len() {
+        all.extend(own.next());
+        all.extend(other.next());
+    }
+    all
 }
 
 async fn connect(addr: SocketAddr) -> io::Result<Watched> {
     let watched = Watched::new(begin_when_possible(addr).await?.into())?;
     watched.connected().await?;
     Ok(watched)
+}
+
+/// The same in two parts. Whoever drops the second one has closed the connection, or taken back the SYN; one that was
+/// there already is reset, which leaves nothing behind on either side.
+fn attempt(addr: SocketAddr) -> io::Result<Attempt<Watched>> {
+    let watched = Watched::new(begin(addr)?.into())?;
+    Ok(Box::pin(async move {
+        watched.connected().await?;
+        Ok(watched)
+    }))
 }
 
 /// Begins to connect, and does not wait for anything.
@@ -66,20 +94,28 @@ pub(super) fn begin(addr: SocketAddr) -> io::Result<Socket> {
     }
 }
 
-/// The longest pause between two tries for a descriptor.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
 /// wait.
 async fn begin_when_possible(addr: SocketAddr) -> io::Result<Socket> {
-    let mut pause = Duration::from_millis(10);
+    let mut pauses = Pauses::default();
     loop {
         match begin(addr) {
-            Err(err) if is_shortage(&err) => {
-                tokio::time::sleep(pause).await;
-                pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
-            }
+            Err(err) if is_shortage(&err) => tokio::time::sleep(pauses.next()).await,
             begun => return begun,
         }
+    }
+}
+
+/// How long to wait between two tries for what the system has run out of: longer and longer.
+#[derive(Default)]
+struct Pauses(Duration);
+
+impl Pauses {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    const LONGEST: Duration = Duration::from_millis(250);
+
+    fn next(&mut self) -> Duration {
+        self.0 = self.0.saturating_mul(2).clamp(Self::SHORTEST, Self::LONGEST);
+        self.0
     }
 }

@@ -45,7 +45,7 @@ pub enum DialError {
     },
     /// There was nothing to connect to.
     NoAddress,
-    /// Connecting failed; of several addresses, this is the last.
+    /// Connecting failed.
     Connect {
         /// Where to.
         addr: SocketAddr,
@@ -56,6 +56,13 @@ pub enum DialError {
     ConnectTimeout {
         /// Where to.
         addr: SocketAddr,
+    },
+    /// None of several addresses could be connected to.
+    NoneOf {
+        /// What came of each that was tried, the most telling first.
+        tried: Box<[DialError]>,
+        /// So many more there were.
+        untried: usize,
     },
     /// What we connected to is ourselves.
     Loop {
@@ -135,6 +142,12 @@ impl fmt::Display for DialError {
             Self::NoAddress => f.write_str("there is no address to connect to"),
             Self::Connect { addr, err } => write!(f, "{addr}: {}", Plain(err)),
             Self::ConnectTimeout { addr } => write!(f, "{addr} did not accept the connection in time"),
+            Self::NoneOf { tried, untried } => {
+                for (number, err) in tried.iter().enumerate() {
+                    write!(f, "{}{err}", if number == 0 { "" } else { "; " })?;
+                }
+                if *untried == 0 { Ok(()) } else { write!(f, "; {untried} more were not tried") }
+            }
             Self::Loop { addr } => {
                 write!(f, "{addr} is redirected to ourselves: exclude our own traffic in the rules")
             }
@@ -186,7 +199,12 @@ impl DialError {
     /// How the connection ends because of it.
     #[must_use]
     pub fn end(&self) -> End {
-        let (cause, by) = match self.last() {
+        let (cause, by) = self.cause();
+        End::because(cause, by, self)
+    }
+
+    fn cause(&self) -> (Cause, Side) {
+        match self.last() {
             Self::Resolve { .. } => (Cause::ResolveFailed, Side::Wayleave),
             Self::ResolveTimeout { .. } => (Cause::ResolveTimeout, Side::Wayleave),
             Self::Prohibited { .. } => (Cause::ProhibitedAddress, Side::Wayleave),
@@ -197,6 +215,7 @@ impl DialError {
             Self::ConnectTimeout { .. } | Self::ReplyTimeout | Self::Silent { .. } => {
                 (Cause::DialTimeout, Side::Upstream)
             }
+            Self::NoneOf { tried, .. } => tried.first().map_or((Cause::Error, Side::Wayleave), Self::cause),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
             Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) | Self::SocksBroken(_) => {
                 (Cause::UpstreamBroken, Side::Upstream)
@@ -204,8 +223,7 @@ impl DialError {
             Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. } => {
                 (Cause::UpstreamRefused, Side::Upstream)
             }
-        };
-        End::because(cause, by, self)
+        }
     }
 
     /// What an HTTP client is told (RFC 9209 section 2.3); its status is the answer's.
@@ -226,6 +244,9 @@ impl DialError {
                 _ => ProxyError::DestinationUnavailable,
             },
             Self::ConnectTimeout { .. } => ProxyError::ConnectionTimeout,
+            Self::NoneOf { tried, .. } => {
+                tried.first().map_or(ProxyError::ProxyInternalError, Self::proxy_error)
+            }
             Self::Loop { .. } => ProxyError::ProxyLoopDetected,
             Self::HungUp { .. } => ProxyError::ConnectionTerminated,
             Self::CutOff { .. } => ProxyError::HttpResponseIncomplete,
@@ -263,6 +284,7 @@ impl DialError {
             | Self::NoAddress
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
+            | Self::NoneOf { .. }
             | Self::HungUp { .. }
             | Self::CutOff { .. }
             | Self::Silent { .. }

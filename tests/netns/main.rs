@@ -33,6 +33,7 @@ mod dns_support;
 mod dns_tunnel;
 mod ech;
 mod explain;
+mod eyes;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
