@@ -12,12 +12,15 @@
 //! - **What came before it.** If the last word was the far side's, the reply was most likely whole: that is how clients
 //!   leave that are done, and nearly all of them are gone altogether. A moment is enough. It is counted from that last word:
 //!   who leaves after a long silence leaves at once.
-//! - **What is spoken.** In TLS the end is said inside (`close_notify`, RFC 8446 section 6.1), and a server ends on
-//!   that by itself; a reply to a client that has gone so far as to send its FIN is rare. In HTTP/1 a request says where it ends
-//!   (RFC 9112 section 6), so no server needs the FIN to answer, and nothing is lost by waiting for as long as it
-//!   takes. A client that has lost its patience and gone is found out by the reply, or by our keepalive when its kernel has
-//!   forgotten it: on Linux after a minute (`tcp_fin_timeout`, tcp(7)). Of anything else nobody knows: the server may be
-//!   at work, or it may wait for the end, and then to hold that back holds up both.
+//! - **What is spoken.** In TLS the end is said inside (`close_notify`, RFC 8446 section 6.1), most servers end on that by
+//!   themselves, and to a client that sends a FIN besides nothing is due any more, or nothing that it would take; many
+//!   close without a word, and a server waits for the FIN. In HTTP/1 a request says where it ends (RFC 9112 section 6), so
+//!   no server needs the FIN to answer, and nothing is lost by waiting for as long as it takes. A client that has lost its
+//!   patience and gone is found out by the reply, or by our keepalive when its kernel has forgotten it: on Linux after a
+//!   minute (`tcp_fin_timeout`, tcp(7)). Of anything else nobody knows: the server may be at work, or it may wait for the
+//!   end, and then to hold that back holds up both.
+//!
+//! While what was sent is not acknowledged, by whichever side, silence says nothing, and does not count.
 
 use crate::sniff::Protocol;
 use std::time::Duration;
