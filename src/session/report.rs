@@ -6,6 +6,8 @@ use crate::addr::{ClientAddr, OriginalDst};
 use crate::dial::{Told, UpstreamId};
 use crate::policy::{Decision, Query};
 use crate::record::{Cause, End, Known, Record, Side};
+use crate::relay::ClientEnd;
+use crate::settings::HalfClose;
 use crate::sniff::Sniffed;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,6 +96,13 @@ impl Report {
         let mut known = self.open.known();
         known.dial = Some(self.open.meters.since.elapsed().saturating_sub(known.sniff.unwrap_or_default()));
         known.dialled = Some(addr);
+    }
+
+    /// What becomes of the client's end of data. A server is told at once: it is proxies that make too much of it.
+    pub(super) fn client_end(&self) -> ClientEnd {
+        let known = self.open.known();
+        let half_close = if known.upstream.is_some() { self.ctx.half_close } else { HalfClose::Forward };
+        ClientEnd { half_close, protocol: known.protocol }
     }
 
     /// The connection ended in a way that is known. What is dropped without, was cut.

@@ -36,6 +36,7 @@ mod explain;
 mod eyes;
 mod faults;
 mod forged;
+mod half_close;
 #[path = "../common/hello.rs"]
 mod hello;
 mod leaving;
