@@ -35,6 +35,7 @@ mod scratch;
 pub mod signal;
 pub mod socket;
 mod sys;
+pub mod tls;
 
 // One connection from end to end, and what runs many of them.
 pub mod server;
