@@ -37,6 +37,7 @@ mod scratch;
 pub mod signal;
 pub mod socket;
 mod sys;
+pub mod tls;
 
 // One connection from end to end, and what runs many of them.
 pub mod server;

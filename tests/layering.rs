@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "signal",
             "socket",
             "sys",
+            "tls",
         ],
     ),
     // The binary's, which reads and prints; what carries connections is out of its reach.
