@@ -7,7 +7,7 @@ mod upstreams;
 mod values;
 
 pub use upstream::{Forwarded, Kind, Upstream, UpstreamHost, UpstreamPolicy, WhenDown};
-pub use upstreams::{Authorities, MAX_UPSTREAMS, Upstreams};
+pub use upstreams::{MAX_UPSTREAMS, Upstreams};
 
 use crate::cli::{Cli, Flags};
 use crate::policy::{Builder, DefaultAction, Policy, Sink};

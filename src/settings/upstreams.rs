@@ -4,7 +4,7 @@ use super::upstream::{self, Forwarded, Kind, Upstream, UpstreamPolicy, WhenDown,
 use super::{Given, Reader, SettingsError, values};
 use crate::cli::Flags;
 use crate::connect::Field;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The most upstreams that there may be: a rule names some of them as bits of a word.
 pub const MAX_UPSTREAMS: usize = 32;
@@ -25,18 +25,9 @@ pub struct Upstreams {
     /// What else a CONNECT says.
     pub fields: Vec<Field>,
     /// Certificates to trust instead of the system's.
-    pub ca: Option<Authorities>,
+    pub ca: Option<PathBuf>,
     /// Connections that are kept ahead of need, at most, to each of them.
     pub spares: usize,
-}
-
-/// The certificates of `--upstream-ca`.
-#[derive(Clone, Debug)]
-pub struct Authorities {
-    /// Where they come from.
-    pub path: String,
-    /// In PEM.
-    pub pem: String,
 }
 
 impl Upstreams {
@@ -86,6 +77,12 @@ impl Upstreams {
             let credentials = if one.auth.is_some() { ", with credentials" } else { "" };
             format!("{}{place}{kind}{credentials}", one.name)
         })
+    }
+
+    /// Whether any of them speaks TLS.
+    #[must_use]
+    pub fn any_tls(&self) -> bool {
+        self.all.iter().any(|one| one.kind == Kind::Https)
     }
 
     /// The descriptors of all spares together.
@@ -222,11 +219,10 @@ fn read_fields(
     Ok(fields)
 }
 
-fn read_ca(cli: &Flags, r: &Reader<'_>, all: &[Upstream]) -> Result<Option<Authorities>, SettingsError> {
+fn read_ca(cli: &Flags, r: &Reader<'_>, all: &[Upstream]) -> Result<Option<PathBuf>, SettingsError> {
     let Some(given) = r.one("upstream-ca", cli.carry.upstream_ca.as_ref())? else { return Ok(None) };
-    if !all.iter().any(|one| one.kind == Kind::Https) {
+    if all.iter().all(|one| one.kind != Kind::Https) {
         return Err(given.wrong("no upstream speaks TLS: write https:// in --upstream-proxy"));
     }
-    let pem = r.0.read(Path::new(&given.text)).map_err(|err| given.wrong(err))?;
-    Ok(Some(Authorities { path: given.text, pem }))
+    Ok(Some(given.text.into()))
 }
