@@ -1,9 +1,13 @@
 //! What a reload changed, for the log.
 
-use super::index::Index;
-use super::rule::{Condition, Destination, Verb};
+use super::index::{Candidate, Index, Key};
+use super::pattern::HostKind;
+use super::rule::{Condition, Verb};
 use super::{DefaultAction, Policy};
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU16;
 
 /// So many of each kind are named.
 const NAMED: usize = 5;
@@ -13,7 +17,7 @@ const NAMED: usize = 5;
 pub struct Changes {
     added: Kind,
     removed: Kind,
-    /// The same rules, in another order.
+    /// What is in both stands in another order, or makes up other rules.
     reordered: bool,
     default: Option<DefaultAction>,
 }
@@ -22,15 +26,24 @@ pub struct Changes {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Kind {
     count: usize,
-    named: Vec<String>,
+    /// With the numbers of their rules, in order.
+    named: Vec<(u32, String)>,
 }
 
 impl Kind {
-    fn add(&mut self, verb: Verb, destination: &Destination, condition: &Condition) {
+    fn add(&mut self, index: &Index, key: Key<'_>, entry: &Entry) {
         self.count = self.count.saturating_add(1);
-        if self.named.len() < NAMED {
-            self.named.push(format!("{} {destination}{condition}", verb.word()));
+        if self.named.len() >= NAMED && self.named.last().is_some_and(|(last, _)| *last <= entry.rule) {
+            return;
         }
+        let destination = key.destination(entry.same.kind, entry.same.port);
+        let (Some(destination), Some((verb, condition))) = (destination, index.head(entry.rule)) else {
+            return;
+        };
+        let named = (entry.rule, format!("{} {destination}{condition}", verb.word()));
+        let at = self.named.partition_point(|other| *other <= named);
+        self.named.insert(at, named);
+        self.named.truncate(NAMED);
     }
 }
 
@@ -53,14 +66,17 @@ impl fmt::Display for Changes {
             if some.count == 0 {
                 continue;
             }
-            write!(f, "{comma}{} {what}: {}", some.count, some.named.join("; "))?;
+            write!(f, "{comma}{} {what}: ", some.count)?;
+            for (i, (_, name)) in some.named.iter().enumerate() {
+                write!(f, "{}{name}", if i == 0 { "" } else { "; " })?;
+            }
             if some.count > some.named.len() {
                 f.write_str("; ...")?;
             }
             comma = ", ";
         }
         if self.reordered {
-            write!(f, "{comma}the order of the rules is another")?;
+            write!(f, "{comma}the rules are ordered or split otherwise")?;
             comma = ", ";
         }
         match self.default {
@@ -70,33 +86,80 @@ impl fmt::Display for Changes {
     }
 }
 
-/// Entry by entry, each of which is a destination and what is done with it.
+/// A destination of a rule, at a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    same: Same,
+    rule: u32,
+}
+
+/// What makes two of them the same, in whatever rules they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Same {
+    kind: HostKind,
+    port: Option<NonZeroU16>,
+    verb: Verb,
+    /// Numbered for both policies alike.
+    condition: usize,
+}
+
+/// The conditions of both policies, numbered.
+#[derive(Default)]
+struct Conditions<'a>(HashMap<&'a Condition, usize>);
+
+impl<'a> Conditions<'a> {
+    /// What stands at a key, the same beside the same and those in the order of their rules.
+    fn entries(&mut self, index: &'a Index, candidates: &[Candidate]) -> Vec<Entry> {
+        let mut entry = |candidate: &Candidate| {
+            let Candidate { rule, kind, port } = *candidate;
+            let (verb, condition) = index.head(rule)?;
+            let next = self.0.len();
+            let condition = *self.0.entry(condition).or_insert(next);
+            Some(Entry { same: Same { kind, port, verb, condition }, rule })
+        };
+        let mut entries: Vec<Entry> = candidates.iter().filter_map(&mut entry).collect();
+        entries.sort_unstable();
+        entries
+    }
+}
+
+/// Destination by destination. One that is there several times is compared as often: the first with the first.
 pub(super) fn between(old: &Policy, new: &Policy) -> Changes {
     let mut changes = Changes {
         default: Some(new.default).filter(|default| *default != old.default),
         ..Changes::default()
     };
-    only_in(&new.index, &old.index, &mut changes.added, |_, _| {});
+    let (old, new) = (&old.index, &new.index);
+    let mut conditions = Conditions::default();
     // Rule of the old policy, rule of the new.
-    let mut pairs = Vec::new();
-    only_in(&old.index, &new.index, &mut changes.removed, |old, new| pairs.push((old, new)));
-    if changes.added.count == 0 && changes.removed.count == 0 {
-        pairs.sort_unstable();
-        changes.reordered = !pairs.is_sorted_by_key(|(_, new)| *new);
-    }
-    changes
-}
-
-/// Counts the entries of `one` that `other` does not have, and gives the rules of those that it has.
-fn only_in(one: &Index, other: &Index, some: &mut Kind, mut both: impl FnMut(u32, u32)) {
-    for (destination, candidate) in one.entries() {
-        let Some((verb, condition)) = one.head(candidate) else { continue };
-        let same = other.of(&destination).find(|found| other.head(*found) == Some((verb, condition)));
-        match same {
-            Some(found) => both(candidate.rule, found.rule),
-            None => some.add(verb, &destination, condition),
+    let mut pairs: Vec<(u32, u32)> = Vec::new();
+    for (key, candidates) in old.keys() {
+        let before = conditions.entries(old, candidates);
+        let after = conditions.entries(new, new.at(key));
+        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (Some(old), Some(new)) => old.same.cmp(&new.same),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let removed = if order.is_le() { before.next() } else { None };
+            let added = if order.is_ge() { after.next() } else { None };
+            match (removed, added) {
+                (Some(was), Some(is)) => pairs.push((was.rule, is.rule)),
+                _ => {
+                    removed.into_iter().for_each(|entry| changes.removed.add(old, key, entry));
+                    added.into_iter().for_each(|entry| changes.added.add(new, key, entry));
+                }
+            }
         }
     }
-    // The tables are in no order.
-    some.named.sort_unstable();
+    for (key, candidates) in new.keys().filter(|(key, _)| old.at(*key).is_empty()) {
+        conditions.entries(new, candidates).iter().for_each(|entry| changes.added.add(new, key, entry));
+    }
+    pairs.sort_unstable();
+    pairs.dedup();
+    changes.reordered = !pairs.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1);
+    changes
 }

@@ -263,7 +263,7 @@ fn the_cost_does_not_grow_with_the_rules() {
         ] {
             probes::take();
             let got = ask(&policy, host, dst);
-            let made = probes::take();
+            let made = probes::take().lookups;
             let labels = if host.is_empty() { 0 } else { host.split('.').count() };
             assert!(made <= labels + 1, "{made} lookups for {host} {dst}");
             counts.push((got, made));
@@ -279,7 +279,7 @@ fn the_deepest_name_is_bounded_too() {
     let rules = policy(Some("**.example.com,::/0,2001:db8::/32"), "x.example", DefaultAction::Deny, true);
     probes::take();
     assert_eq!(ask(&rules, &deep, "[2001:db8::1]:1"), "tunnel address allow:2001:db8::/32");
-    assert!(probes::take() <= 2 * 127 + 1);
+    assert!(probes::take().lookups <= 4);
 }
 
 #[test]
