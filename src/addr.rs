@@ -47,6 +47,12 @@ impl OriginalDst {
         Self(unmapped(addr))
     }
 
+    /// The same port at another address: to ask the policy about where a name leads.
+    #[must_use]
+    pub fn with_ip(self, ip: IpAddr) -> Self {
+        Self(unmapped(SocketAddr::new(ip, self.0.port())))
+    }
+
     /// The plain address.
     #[must_use]
     pub const fn get(self) -> SocketAddr {
@@ -273,7 +279,9 @@ mod tests {
     #[test]
     fn mapped_addresses_are_unwrapped() {
         let mapped: SocketAddr = "[::ffff:192.0.2.1]:443".parse().unwrap();
-        assert_eq!(OriginalDst::recovered(mapped).to_string(), "192.0.2.1:443");
+        let dst = OriginalDst::recovered(mapped);
+        assert_eq!(dst.to_string(), "192.0.2.1:443");
+        assert_eq!(dst.with_ip("::ffff:192.0.2.2".parse().unwrap()).to_string(), "192.0.2.2:443");
         assert_eq!(ClientAddr::new(mapped).to_string(), "192.0.2.1:443");
     }
 

@@ -2,10 +2,14 @@
 //! Most connections never need theirs, so to set one is to write it down, and an idle connection has room for little
 //! more than its number. While the list is looked through, the runtime's own timers are never the next to run out, and
 //! to set those costs no system call either.
+//!
+//! The same list has everybody who must hear of something that concerns all workers ([`rouse`]), so that nobody needs
+//! room for that.
 
 use crate::sys;
 use std::cell::RefCell;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -19,6 +23,9 @@ const QUIET: u32 = 4;
 /// So many at once leave memory behind that is worth giving back.
 const CROWD: usize = 64;
 
+/// How often all of them were roused.
+static ROUSED: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
     static ALARMS: RefCell<Alarms> = RefCell::default();
 }
@@ -30,6 +37,8 @@ struct Alarms {
     looked_through: bool,
     /// The most at once, since there were none for a while.
     most: usize,
+    /// [`ROUSED`], as last seen.
+    roused: usize,
 }
 
 struct Slot {
@@ -47,6 +56,16 @@ impl Alarms {
         self.free.len() == self.slots.len()
     }
 
+    /// Whom to wake since everybody is roused; their alarms are still to ring.
+    fn roused(&mut self) -> Vec<Waker> {
+        // Acquire: who is woken sees what was there to be seen before.
+        let roused = ROUSED.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.roused, roused) == roused {
+            return Vec::new();
+        }
+        self.slots.iter().filter_map(|slot| slot.waker.clone()).collect()
+    }
+
     /// Takes out whom to wake.
     fn ring(&mut self, now: Instant) -> Vec<Waker> {
         self.most = self.most.max(self.slots.len());
@@ -56,6 +75,12 @@ impl Alarms {
         }
         self.slots.iter_mut().filter(|slot| slot.due <= now).filter_map(|slot| slot.waker.take()).collect()
     }
+}
+
+/// Wakes everybody who has set an alarm that has not rung, on every worker, within [`COARSE`]. To be called once there is
+/// something to see. Who sets an alarm and then looks, misses nothing.
+pub(crate) fn rouse() {
+    ROUSED.fetch_add(1, Ordering::Release);
 }
 
 /// A timer of the worker's thread that it was set on, where it has to stay.
@@ -131,9 +156,10 @@ async fn look_through() {
     while quiet < QUIET {
         sleep(COARSE).await;
         let now = Instant::now();
-        let (ringing, empty) = ALARMS.with_borrow_mut(|alarms| (alarms.ring(now), alarms.is_empty()));
+        let (ringing, roused, empty) =
+            ALARMS.with_borrow_mut(|alarms| (alarms.ring(now), alarms.roused(), alarms.is_empty()));
         // Outside: who is woken may set an alarm.
-        ringing.into_iter().for_each(Waker::wake);
+        ringing.into_iter().chain(roused).for_each(Waker::wake);
         quiet = if empty { quiet.saturating_add(1) } else { 0 };
     }
     // All is quiet, so nobody waits for what this takes.
@@ -146,6 +172,7 @@ async fn look_through() {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::sync::Arc;
 
     async fn rung(alarm: &mut Alarm, after: Duration) {
         let due = Instant::now().checked_add(after).unwrap();
@@ -183,6 +210,30 @@ mod tests {
         assert_eq!(ALARMS.with_borrow(|alarms| (alarms.slots.capacity(), alarms.looked_through)), (0, true));
         sleep(COARSE * (QUIET + 1)).await;
         assert!(!ALARMS.with_borrow(|alarms| alarms.looked_through));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_roused_is_still_rung() {
+        let due = Instant::now().checked_add(Duration::from_secs(60)).unwrap();
+        let polls = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&polls);
+        let mut alarm = Alarm::default();
+        let rung = tokio::spawn(poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            if !alarm.is_set() {
+                alarm.set(due, cx.waker());
+            }
+            alarm.poll(cx)
+        }));
+        sleep(COARSE * 4).await;
+        let before = polls.load(Ordering::Relaxed);
+        rouse();
+        sleep(COARSE * 4).await;
+        // Other tests may rouse as well.
+        assert!(polls.load(Ordering::Relaxed) > before);
+        assert!(!rung.is_finished() && Instant::now() < due);
+        rung.await.unwrap();
+        assert!(Instant::now() >= due);
     }
 
     #[tokio::test(start_paused = true)]

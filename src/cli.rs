@@ -2,6 +2,7 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The command line. Every value is text here: a flag, an environment variable and a file are all read by
 /// [`crate::settings`], so that each is understood, and complained of, in the same way.
@@ -35,6 +36,8 @@ pub enum Command {
     Check(Flags),
     /// Say which rule decides about a connection, and which way it would go
     Explain(Explain),
+    /// Write a whitelist from the records of what was seen
+    Suggest(SuggestArgs),
 }
 
 /// What is to be explained.
@@ -121,6 +124,15 @@ pub struct PolicyArgs {
     /// Direct, by a host rule: resolved, strict or original [default: resolved]
     #[arg(long, value_name = "MODE")]
     pub direct_to: Option<String>,
+    /// TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]
+    #[arg(long, value_name = "VERDICT")]
+    pub ech: Option<String>,
+    /// At HUP, also close open connections that the new policy denies
+    #[arg(long)]
+    pub recheck: bool,
+    /// Let everything through, and note in the record what would have been refused
+    #[arg(long)]
+    pub audit: bool,
 }
 
 /// The way on.
@@ -179,8 +191,10 @@ impl Cli {
     /// A usage error, or a request for help or the version, both of which clap prints.
     pub fn read<I: IntoIterator<Item = OsString>>(args: I) -> Result<Self, clap::Error> {
         let command = Self::command();
+        let of_commands = command.get_subcommands().flat_map(clap::Command::get_arguments);
         let known: Vec<String> = command
             .get_arguments()
+            .chain(of_commands)
             .filter_map(|arg| arg.get_long().map(str::to_owned))
             .chain(["help", "version"].map(str::to_owned))
             .collect();
@@ -193,6 +207,17 @@ fn with_two_dashes(arg: OsString, known: &[String]) -> OsString {
     let Some(rest) = arg.to_str().and_then(|text| text.strip_prefix('-')) else { return arg };
     let name = rest.split('=').next().unwrap_or(rest);
     if name.len() > 1 && known.iter().any(|flag| flag == name) { format!("--{rest}").into() } else { arg }
+}
+
+/// A whitelist from records.
+#[derive(Args, Debug, Default, Clone)]
+pub struct SuggestArgs {
+    /// Logs with records, as --log-format json or text writes them; none or "-": standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write *.parent for this many names directly under one parent; 0: never
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub collapse: usize,
 }
 
 #[cfg(test)]
@@ -216,6 +241,9 @@ mod tests {
         assert_eq!(cli.flags.sniff.sniff_timeout.as_deref(), Some("-1s"));
         let cli = read(&["--sniff-max-bytes", "-1", "-dial-timeout", "25s"]).unwrap();
         assert_eq!(cli.flags.sniff.sniff_max_bytes.as_deref(), Some("-1"));
+        let explained = read(&["explain", "-at", "192.0.2.1", "-local-port=8043", "10.0.0.1", "a.example"]);
+        let Some(Command::Explain(explained)) = explained.unwrap().command else { panic!() };
+        assert_eq!(explained.at.as_deref(), Some("192.0.2.1"));
         assert_eq!(read(&["-version"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayVersion);
         assert_eq!(read(&["-help"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
     }

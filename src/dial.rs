@@ -5,6 +5,9 @@ mod error;
 mod spares;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::DialError;
 pub use spares::Spares;
 
@@ -18,7 +21,6 @@ use arc_swap::ArcSwapOption;
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 /// Everything that dialling needs.
@@ -53,6 +55,15 @@ pub struct Far {
     pub ticket: Option<Box<Dialled>>,
 }
 
+/// Where a connection may go under the name that it claims.
+#[derive(Debug)]
+pub struct Checked {
+    /// To be tried one after the other: the original destination alone, or else addresses of the name.
+    pub addrs: Vec<SocketAddr>,
+    /// The original destination is not an address of the name.
+    pub is_forged: bool,
+}
+
 impl Dialler {
     /// Dials the original destination: an address rule or the default let the connection through.
     ///
@@ -62,30 +73,58 @@ impl Dialler {
         self.first_of(&[dst.get()], deadline).await
     }
 
-    /// Dials directly where a host rule let the connection through. The client chose both the name and the address;
-    /// unless it is trusted, the address must be one of the name's.
+    /// Where to go directly when a host rule let the connection through. The client chose both the name and the
+    /// address; unless it is trusted, the address must be one of the name's, or the connection goes to one that is.
+    /// `may_go_to` says whether the policy has nothing against such another address. Nothing is dialled yet.
     ///
     /// # Errors
-    /// The name has no address that may be dialled, or none could be reached before the deadline.
-    pub async fn host(&self, host: &Host, dst: OriginalDst, deadline: Instant) -> Result<Far, DialError> {
+    /// The name has no address that may be dialled, or does not have this one where nothing else will do, or it could not
+    /// be resolved before the deadline.
+    pub async fn check_name(
+        &self,
+        host: &Host,
+        dst: OriginalDst,
+        may_go_to: impl Fn(IpAddr) -> bool,
+        deadline: Instant,
+    ) -> Result<Checked, DialError> {
+        let here = dst.get();
+        let original = || Checked { addrs: vec![here], is_forged: false };
         if self.direct_to == DirectTo::Original {
-            return self.original(dst, deadline).await;
+            return Ok(original());
         }
-        let resolved = self.resolve(host, deadline).await?;
-        let may_be_dialled = |ip: &&IpAddr| !is_never_dialled_for_a_name(**ip) && !self.own.contains(**ip);
-        let allowed: Vec<IpAddr> = resolved.iter().filter(may_be_dialled).copied().collect();
-        if allowed.is_empty() {
-            return Err(DialError::Prohibited { host: host.clone(), addr: resolved.first().copied() });
+        // What is never dialled for a name is not made right by one.
+        let wanted = self.may_be_dialled(here.ip()).then(|| here.ip());
+        let claim = match timeout_at(deadline, self.resolver.claim(host, wanted)).await {
+            Err(_) => return Err(DialError::ResolveTimeout { host: host.clone() }),
+            Ok(Err(err)) => return Err(DialError::Resolve { host: host.clone(), err }),
+            Ok(Ok(claim)) => claim,
+        };
+        if claim.is_right {
+            return Ok(original());
         }
-        if allowed.contains(&dst.get().ip()) {
-            return self.original(dst, deadline).await;
+        let allowed = claim.addrs.iter().filter(|ip| self.may_be_dialled(**ip) && may_go_to(**ip));
+        let mut addrs: Vec<SocketAddr> = allowed.map(|ip| SocketAddr::new(*ip, here.port())).collect();
+        if addrs.is_empty() {
+            return Err(DialError::Prohibited { host: host.clone(), addr: claim.addrs.first().copied() });
         }
         if self.direct_to == DirectTo::Strict {
             return Err(DialError::Forged { host: host.clone(), dst });
         }
-        let addrs: Vec<SocketAddr> =
-            allowed.into_iter().map(|ip| SocketAddr::new(ip, dst.get().port())).collect();
-        self.first_of(&addrs, deadline).await
+        // The client's family first: it is known to be routed.
+        addrs.sort_by_key(|addr| addr.is_ipv4() != here.is_ipv4());
+        Ok(Checked { addrs, is_forged: true })
+    }
+
+    fn may_be_dialled(&self, ip: IpAddr) -> bool {
+        !is_never_dialled_for_a_name(ip) && !self.own.contains(ip)
+    }
+
+    /// Dials what a [check](Self::check_name) has found.
+    ///
+    /// # Errors
+    /// None of the addresses could be reached before the deadline.
+    pub async fn checked(&self, checked: &Checked, deadline: Instant) -> Result<Far, DialError> {
+        self.first_of(&checked.addrs, deadline).await
     }
 
     /// Whether a client that is about to be sent through the upstream could be the upstream itself: it has the
@@ -96,14 +135,6 @@ impl Dialler {
                 let client = client.get().ip();
                 client == *upstream || (self.own.contains(*upstream) && self.own.contains(client))
             })
-    }
-
-    async fn resolve(&self, host: &Host, deadline: Instant) -> Result<Arc<[IpAddr]>, DialError> {
-        match timeout_at(deadline, self.resolver.lookup(host)).await {
-            Err(_) => Err(DialError::ResolveTimeout { host: host.clone() }),
-            Ok(Err(err)) => Err(DialError::Resolve { host: host.clone(), err }),
-            Ok(Ok(resolved)) => Ok(resolved.addrs),
-        }
     }
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.

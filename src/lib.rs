@@ -17,6 +17,7 @@ pub mod connect;
 pub mod policy;
 pub mod record;
 pub mod sniff;
+pub mod suggest;
 
 // What was asked for.
 pub mod cli;

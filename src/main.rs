@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use wayleave::cli::{Cli, Command, Flags};
 use wayleave::log::{self, Log, under_journald};
 use wayleave::server::{Limits, Listeners, Server, handed_over};
-use wayleave::session::Context;
+use wayleave::session::{Audit, Context};
 use wayleave::settings::{Process, Settings, unknown_variables};
 use wayleave::signal::{Event, Signals};
 
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Check(flags)) => return commands::check::check(flags),
         Some(Command::Explain(asked)) => return commands::explain::explain(asked),
+        Some(Command::Suggest(args)) => return commands::suggest::suggest(args),
         None => {}
     }
     let settings = match Settings::read(&cli.flags, &Process) {
@@ -88,14 +89,8 @@ fn run(cli: &Flags, settings: Settings, filter: EnvFilter, handed_over: &[TcpLis
     let outcome = log.subscribe(filter, format, timestamps).map_err(Into::into).and_then(|()| {
         // A panic is a bug and ends one connection; it is said where everything else is said.
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(wayleave::resolve::MAX_LOOKUPS)
-            .build()?;
-        let outcome = runtime.block_on(serve(cli, settings, log, handed_over));
-        // A lookup may hang for as long as the system's resolver likes; nobody waits for it any more.
-        runtime.shutdown_background();
-        outcome
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(serve(cli, settings, log, handed_over))
     });
     (outcome, writer.finish(LAST_WORDS))
 }
@@ -111,7 +106,7 @@ async fn serve(cli: &Flags, settings: Settings, log: Log, handed_over: &[TcpList
     };
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
-    let ctx = Context::new(settings, log).map_err(|err| {
+    let ctx = Context::new(settings, log, limits.questions).map_err(|err| {
         format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
     })?;
     let ctx = Arc::new(ctx);
@@ -139,6 +134,9 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
         None => tracing::warn!("no --upstream-proxy: everything that is let through goes directly"),
     }
     tracing::info!("policy: {}", settings.policy);
+    if settings.audit {
+        tracing::warn!("--audit: nothing is refused; what would have been is noted in the record");
+    }
     if limits.bounded {
         tracing::warn!(
             "--max-connections is more than the descriptor limit allows: raise LimitNOFILE, or ulimit -Hn"
@@ -193,7 +191,7 @@ async fn watch(
         }
     }
     if server.is_stopped() {
-        tracing::info!("stopped");
+        tracing::info!("stopped{}", audited(ctx));
         Ok(())
     } else {
         Err("all workers ended: see the log above".into())
@@ -220,7 +218,10 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
             Ok(settings) => {
                 let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
                 ctx.policy.store(Arc::clone(&new));
-                tracing::info!("policy read again: {new}; {}", old.changes(&new));
+                tracing::info!("policy read again: {new}; {}{}", old.changes(&new), audited(&ctx));
+                if let Some(rechecked) = ctx.recheck() {
+                    tracing::info!("{rechecked}");
+                }
             }
             Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }
@@ -232,10 +233,16 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
     }
 }
 
+/// What an audit has counted.
+fn audited(ctx: &Context) -> String {
+    let count = ctx.audit.as_ref().map(Audit::count);
+    count.map(|count| format!(", {count} would have been refused so far (--audit)")).unwrap_or_default()
+}
+
 /// USR1: the open connections, one a line.
 fn show(ctx: &Context) {
     let open = ctx.open.all();
-    let count = format!("{} connections are open", open.len());
+    let count = format!("{} connections are open{}", open.len(), audited(ctx));
     ctx.log.notes(std::iter::once(count).chain(open.iter().map(|one| format!("open {one}"))).collect());
 }
 

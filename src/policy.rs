@@ -135,6 +135,9 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The connection is refused for its encrypted name, whatever the rules would say.
+    pub const ECH_DENIED: Self = Self { action: Action::Deny, rule: Rule::Ech };
+
     fn by_rule(rule: Rule, upstream: bool) -> Self {
         let action = match rule {
             Rule::Given { verb, matched, .. } => match verb {
@@ -143,7 +146,7 @@ impl Decision {
                 Verb::Tunnel => Action::Forward { route: Route::Tunnel, by: matched.by() },
                 Verb::Allow => Action::Forward { route: default_route(upstream), by: matched.by() },
             },
-            Rule::Default => Action::Deny,
+            Rule::Default | Rule::Ech => Action::Deny,
         };
         Self { action, rule }
     }
@@ -154,6 +157,17 @@ impl Decision {
             DefaultAction::Deny => Action::Deny,
         };
         Self { action, rule: Rule::Default }
+    }
+
+    /// The same without a refusal: where there was one, the connection goes on as one that no rule matches, and the rule
+    /// that refused it is still named.
+    #[must_use]
+    pub const fn let_through(self, upstream: bool) -> Self {
+        let goes_on = Action::Forward { route: default_route(upstream), by: By::Default };
+        match self.action {
+            Action::Deny => Self { action: goes_on, ..self },
+            Action::Forward { .. } => self,
+        }
     }
 
     /// The connection is refused.

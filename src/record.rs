@@ -1,7 +1,7 @@
 //! The record: the one thing that every connection leaves behind, however it ended.
 
 use crate::addr::{ClientAddr, Host, OriginalDst};
-use crate::policy::{Decision, Route};
+use crate::policy::{Decision, Query, Route};
 use crate::sniff::{NoHost, Protocol};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::fmt::{self, Write as _};
@@ -141,12 +141,18 @@ pub struct Known {
     pub protocol: Protocol,
     /// The host, or why there is none.
     pub host: Result<Host, NoHost>,
+    /// Their hello has an encrypted name besides, or pretends to (ECH).
+    pub ech: bool,
     /// What the policy said; none if it was not asked.
     pub decision: Option<Decision>,
     /// The upstream's configured name, if the connection went, or was to go, through one.
     pub upstream: Option<Arc<str>>,
     /// The address that was dialled, of the server or of the upstream.
     pub dialled: Option<SocketAddr>,
+    /// How the connection would have ended, had it not been let through by an audit.
+    pub audit: Option<Cause>,
+    /// A name that does not go with the original destination was claimed for it, and that was noticed.
+    pub is_forged: bool,
     /// From accept to the end of the sniff.
     pub sniff: Option<Duration>,
     /// From the end of the sniff until the far side was ready.
@@ -162,12 +168,21 @@ impl Known {
             dst: None,
             protocol: Protocol::Unknown,
             host: Err(NoHost::NotSniffed),
+            ech: false,
             decision: None,
             upstream: None,
             dialled: None,
+            audit: None,
+            is_forged: false,
             sniff: None,
             dial: None,
         }
+    }
+
+    /// What the policy is asked about it; none as long as its destination is not known.
+    #[must_use]
+    pub fn query(&self) -> Option<Query<'_>> {
+        Some(Query { client: self.client, host: self.host.as_ref().ok(), dst: self.dst? })
     }
 
     fn decision_word(&self) -> Option<&'static str> {
@@ -218,6 +233,9 @@ impl fmt::Display for Record {
             Ok(host) => write!(f, " host={host}")?,
             Err(why) => write!(f, " no_host={}", why.word())?,
         }
+        if known.ech {
+            f.write_str(" ech=true")?;
+        }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             write!(f, " decision={decision} rule={rule}")?;
             if let Some(line) = known.line() {
@@ -234,6 +252,12 @@ impl fmt::Display for Record {
                 write!(f, " dialled={addr}")?
             }
             (None, _) => {}
+        }
+        if let Some(cause) = known.audit {
+            write!(f, " audit={}", cause.word())?;
+        }
+        if known.is_forged {
+            f.write_str(" forged=true")?;
         }
         write!(f, " up={} down={}", self.up, self.down)?;
         for (key, time) in [("sniff", known.sniff), ("dial", known.dial), ("first", self.first)] {
@@ -274,6 +298,9 @@ impl Record {
             Ok(host) => map.serialize_entry("host", host.as_str())?,
             Err(why) => map.serialize_entry("no_host", why.word())?,
         }
+        if known.ech {
+            map.serialize_entry("ech", &true)?;
+        }
         if let (Some(decision), Some(rule)) = (known.decision_word(), known.rule()) {
             map.serialize_entry("decision", decision)?;
             map.serialize_entry("rule", &rule)?;
@@ -289,6 +316,12 @@ impl Record {
         }
         if let Some(addr) = known.dialled {
             map.serialize_entry("dialled", &Shown(addr))?;
+        }
+        if let Some(cause) = known.audit {
+            map.serialize_entry("audit", cause.word())?;
+        }
+        if known.is_forged {
+            map.serialize_entry("forged", &true)?;
         }
         map.serialize_entry("up", &self.up)?;
         map.serialize_entry("down", &self.down)?;
@@ -389,6 +422,31 @@ mod tests {
         assert_eq!(json["end"], "upstream-refused");
         assert_eq!(json["detail"], "it said \"no\"\n\u{1b}[31m");
         assert!(json.get("no_host").is_none() && json.get("first_us").is_none());
+    }
+
+    #[test]
+    fn ech_is_told_where_it_is() {
+        let mut record = record();
+        let json = |record: &Record| serde_json::to_value(record).unwrap();
+        assert!(!record.to_string().contains("ech") && json(&record).get("ech").is_none());
+        record.known.ech = true;
+        record.known.decision = Some(Decision::ECH_DENIED);
+        let text = record.to_string();
+        assert!(text.contains(" host=www.example.com ech=true decision=deny rule=ech "), "{text}");
+        let json = json(&record);
+        assert_eq!((&json["ech"], &json["rule"]), (&true.into(), &"ech".into()));
+        record.known.host = Err(NoHost::Absent);
+        assert!(record.to_string().contains(" no_host=absent ech=true "));
+    }
+
+    #[test]
+    fn a_forged_name_is_said_and_otherwise_nothing() {
+        let mut record = record();
+        let json = |record: &Record| serde_json::to_value(record).unwrap();
+        assert!(!record.to_string().contains("forged") && json(&record).get("forged").is_none());
+        record.known.is_forged = true;
+        assert!(record.to_string().contains("(10.0.2.2:3128) forged=true up=517 "), "{record}");
+        assert_eq!(json(&record)["forged"], true);
     }
 
     #[test]

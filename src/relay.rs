@@ -51,9 +51,13 @@ pub struct Meters {
     pub up: AtomicU64,
     /// Octets passed on to the client.
     pub down: AtomicU64,
-    /// Microseconds after `since` plus one of the first octet for the client; 0: none yet.
+    /// Microseconds after `since` plus one of the first octet for the client; 0: none yet. And [`CALLED_OFF`], so that a
+    /// connection need not have room for what few of them ever meet.
     first: AtomicU64,
 }
+
+/// Further off than any number of microseconds.
+const CALLED_OFF: u64 = 1 << 63;
 
 impl Meters {
     /// Of a connection that was accepted now.
@@ -65,7 +69,21 @@ impl Meters {
 
     /// From accept to the first octet for the client.
     pub fn first(&self) -> Option<Duration> {
-        self.first.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_micros)
+        (self.first.load(Ordering::Relaxed) & !CALLED_OFF).checked_sub(1).map(Duration::from_micros)
+    }
+
+    /// Says that it may go on no longer, or again. A relay sees that when it is polled next, for which it can be
+    /// [roused](crate::alarm::rouse).
+    pub(crate) fn call_off(&self, denied: bool) {
+        match denied {
+            true => self.first.fetch_or(CALLED_OFF, Ordering::Relaxed),
+            false => self.first.fetch_and(!CALLED_OFF, Ordering::Relaxed),
+        };
+    }
+
+    /// Whether it is called off.
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.first.load(Ordering::Relaxed) & CALLED_OFF != 0
     }
 
     fn micros(&self) -> u64 {
@@ -96,8 +114,9 @@ impl Clock<'_> {
         self.moved_at.store(now, Ordering::Relaxed);
         let meter = match from {
             Side::Upstream => {
-                if self.meters.first.load(Ordering::Relaxed) == 0 {
-                    self.meters.first.store(now.saturating_add(1), Ordering::Relaxed);
+                if self.meters.first.load(Ordering::Relaxed) & !CALLED_OFF == 0 {
+                    // Not a store: it could undo what another thread has just said.
+                    self.meters.first.fetch_or(now.saturating_add(1) & !CALLED_OFF, Ordering::Relaxed);
                 }
                 &self.meters.down
             }
@@ -127,8 +146,9 @@ pub struct Sides {
     pub far: Socket,
 }
 
-/// Relays until both directions are finished, one side resets, or a timeout runs out. On anything but an orderly end
-/// (`closed`) the sockets are left for the caller to reset, after what was [received before](deliver).
+/// Relays until both directions are finished, one side resets, a timeout runs out, or a later policy denies it. On
+/// anything but an orderly end (`closed`) the sockets are left for the caller to reset, after what was [received
+/// before](deliver).
 pub struct Relay<'a> {
     sides: &'a Sides,
     up: Half,
@@ -155,6 +175,10 @@ impl Future for Relay<'_> {
         if !relay.alarm.is_set() {
             let shortest = relay.timeouts.half_closed().min(LOOK_AFTER);
             relay.alarm.set(relay.clock.silent_until(shortest), cx.waker());
+        }
+        // Behind the alarm, by which it is roused from now on.
+        if relay.clock.meters.is_called_off() {
+            return Poll::Ready(End::new(Cause::Denied, Side::Wayleave));
         }
         loop {
             if relay.poll_halves(cx).is_ready() {

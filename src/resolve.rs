@@ -1,25 +1,33 @@
-//! Names to addresses: the system's resolver, off the workers, with a bounded cache that identical questions share.
+//! Names to addresses: the hosts file, then DNS, with a bounded cache. Identical questions are one question, which a task
+//! on the main thread asks; whoever wants the answer waits for it, and nobody else does.
+
+mod cache;
+mod exchange;
+mod files;
+mod question;
+mod recent;
 
 use crate::addr::Host;
-use std::collections::HashMap;
+use cache::{Cache, Look, Outcome, Question, Waiting};
+use files::Files;
 use std::fmt;
-use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
-/// getaddrinfo(3) does not tell how long an answer is good for.
-const KEEP_ANSWER: Duration = Duration::from_secs(30);
-/// Long enough that a burst asks once, short enough that a repaired resolver is noticed.
-const KEEP_FAILURE: Duration = Duration::from_secs(2);
-/// Names that are remembered; also how many may be asked for at once.
-const CAPACITY: usize = 4096;
-/// Calls of getaddrinfo(3) at once, each of which holds a thread.
-pub const MAX_LOOKUPS: usize = 16;
+/// Descriptors of a question that is being asked: a socket for each family.
+pub const DESCRIPTORS_OF_A_QUESTION: usize = 2;
+/// Questions at once, where there are descriptors for so many; the others wait.
+pub const MAX_QUESTIONS: usize = 256;
 /// Addresses of a name that are looked at.
 const MAX_ADDRS: usize = 64;
+/// How long a question goes on that nobody waits for any more: whoever tries again may find its answer.
+const LONGEST_ALONE: Duration = Duration::from_secs(5);
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,22 +46,24 @@ type Answer = Result<Arc<[IpAddr]>, ResolveError>;
 /// The addresses of a name.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// In the resolver's order (RFC 6724), without repetition; never empty.
+    /// Without repetition; never empty.
     pub addrs: Arc<[IpAddr]>,
     /// They were remembered, not asked for just now.
     pub cached: bool,
 }
 
-#[derive(Debug)]
-enum Entry {
-    Asked(watch::Receiver<Option<Answer>>),
-    Known(Answer, Instant),
+/// A name that somebody claims for an address.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The address is the name's, or was not long ago.
+    pub is_right: bool,
+    /// Those that the name has; never empty.
+    pub addrs: Arc<[IpAddr]>,
 }
 
-enum Found {
-    Known(Arc<[IpAddr]>),
-    Asked(watch::Receiver<Option<Answer>>),
-}
+/// Asks for a name, somewhere.
+type Asked = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Backend = Box<dyn Fn(Host) -> Asked + Send + Sync>;
 
 /// The resolver of the whole process.
 #[derive(Debug)]
@@ -62,36 +72,90 @@ pub struct Resolver {
     runtime: Handle,
 }
 
-#[derive(Debug)]
 struct Shared {
-    entries: Mutex<HashMap<Host, Entry>>,
-    lookups: Semaphore,
+    files: Arc<Files>,
+    cache: Mutex<Cache>,
+    questions: Semaphore,
+    ask: Backend,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl Resolver {
-    /// Looks names up on the blocking threads of `runtime`.
+    /// Asks on `runtime`, up to so many questions at once.
     #[must_use]
-    pub fn new(runtime: Handle) -> Self {
-        let shared = Shared { entries: Mutex::default(), lookups: Semaphore::new(MAX_LOOKUPS) };
-        Self { shared: Arc::new(shared), runtime }
+    pub fn new(runtime: Handle, questions: usize) -> Self {
+        let files = Arc::new(Files::new(Path::new("/etc/hosts"), Path::new("/etc/resolv.conf")));
+        let known = Arc::clone(&files);
+        let ask = move |host: Host| -> Asked {
+            let servers = known.servers();
+            Box::pin(async move { question::resolve(&servers, &host).await })
+        };
+        Self::with(runtime, questions, files, Box::new(ask))
     }
 
-    /// The addresses of a name. Waits as long as the system's resolver does; the caller has the deadline.
+    fn with(runtime: Handle, questions: usize, files: Arc<Files>, ask: Backend) -> Self {
+        let questions = Semaphore::new(questions.min(Semaphore::MAX_PERMITS));
+        Self { shared: Arc::new(Shared { files, cache: Mutex::default(), questions, ask }), runtime }
+    }
+
+    /// Every name has these addresses.
+    #[cfg(test)]
+    pub(crate) fn with_addrs(addrs: Vec<IpAddr>) -> Self {
+        let files = Files::new(Path::new("/nonexistent"), Path::new("/nonexistent"));
+        let outcome = Outcome::Found { addrs, ttl: Duration::from_secs(60) };
+        let ask = move |_| -> Asked { Box::pin(std::future::ready(outcome.clone())) };
+        Self::with(Handle::current(), 1, Arc::new(files), Box::new(ask))
+    }
+
+    /// The addresses of a name. Waits as long as it takes; the caller has the deadline.
     ///
     /// # Errors
-    /// The name has none, or the resolver failed.
+    /// The name has none, or no name server has an answer.
     pub async fn lookup(&self, host: &Host) -> Result<Resolved, ResolveError> {
-        let mut asked = match self.find(host)? {
-            Found::Known(addrs) => return Ok(Resolved { addrs, cached: true }),
-            Found::Asked(asked) => asked,
-        };
-        let gone = || ResolveError("the lookup was abandoned".into());
-        let answer = asked.wait_for(Option::is_some).await.map_err(|_| gone())?.clone();
-        answer.unwrap_or_else(|| Err(gone())).map(|addrs| Resolved { addrs, cached: false })
+        match self.shared.files.addrs(host) {
+            Some(addrs) => Ok(Resolved { addrs, cached: true }),
+            None => self.lookup_dns(host).await,
+        }
     }
 
-    /// The same for a name that is asked for all the time: an answer that has run out is still given, while a new one is
-    /// asked for. So the upstream's name never waits behind the names of clients.
+    async fn lookup_dns(&self, host: &Host) -> Result<Resolved, ResolveError> {
+        let look = self.shared.lock().look(host, Instant::now())?;
+        match look {
+            Look::Known(answer) => Ok(Resolved { addrs: answer?, cached: true }),
+            Look::Waiting(waiting) => Ok(Resolved { addrs: self.wait(host, waiting).await?, cached: false }),
+        }
+    }
+
+    /// Whether a name has this address, and the addresses that it has. If it seems not to, it is asked for once more,
+    /// unless that was done within the last second: answers change from one question to the next, and the client may
+    /// have got another one. Without an address only the name's are looked for.
+    ///
+    /// # Errors
+    /// As for [`Self::lookup`].
+    pub async fn claim(&self, host: &Host, ip: Option<IpAddr>) -> Result<Claim, ResolveError> {
+        if let Some(addrs) = self.shared.files.addrs(host) {
+            return Ok(Claim { is_right: ip.is_some_and(|ip| addrs.contains(&ip)), addrs });
+        }
+        let addrs = self.lookup_dns(host).await?.addrs;
+        let Some(ip) = ip else { return Ok(Claim { is_right: false, addrs }) };
+        let is_right =
+            |addrs: &[IpAddr]| addrs.contains(&ip) || self.shared.lock().is_recent(host, ip, Instant::now());
+        if is_right(&addrs) {
+            return Ok(Claim { is_right: true, addrs });
+        }
+        let again = self.shared.lock().look_again(host, Instant::now())?;
+        let Some(waiting) = again else { return Ok(Claim { is_right: false, addrs }) };
+        let addrs = self.wait(host, waiting).await?;
+        Ok(Claim { is_right: is_right(&addrs), addrs })
+    }
+
+    /// The same as [`Self::lookup`] for a name that is asked for all the time: an answer that has run out is still
+    /// given, while a new one is asked for. So the upstream's name never waits behind the names of clients.
     ///
     /// # Errors
     /// As for [`Self::lookup`].
@@ -103,242 +167,122 @@ impl Resolver {
     }
 
     /// What is remembered of a name, without waiting. If it has run out, it is asked for anew, for whoever comes next.
+    /// Only a better answer replaces it: dialling it will tell whether it is still right.
     #[must_use]
     pub fn known(&self, host: &Host) -> Option<Arc<[IpAddr]>> {
-        let addrs = match self.shared.lock().get_mut(host) {
-            Some(Entry::Known(Ok(addrs), until)) => {
-                let addrs = Arc::clone(addrs);
-                if *until > Instant::now() {
-                    return Some(addrs);
-                }
-                *until = after(KEEP_ANSWER);
-                addrs
-            }
-            _ => return None,
-        };
-        let (shared, host) = (Arc::clone(&self.shared), host.clone());
-        self.runtime.spawn(async move {
-            let _permit = shared.lookups.acquire().await;
-            let answer = blocking_lookup(&host).await;
-            // A failure leaves the old answer: dialling it will tell whether it is still right. If it was not, it has been
-            // forgotten, and whoever asks for the name by now gets an answer of their own.
-            if let (Ok(_), Some(known @ Entry::Known(..))) = (&answer, shared.lock().get_mut(&host)) {
-                *known = Entry::Known(answer, after(KEEP_ANSWER));
-            }
-        });
+        if let Some(addrs) = self.shared.files.addrs(host) {
+            return Some(addrs);
+        }
+        let (addrs, refresh) = self.shared.lock().look_stale(host, Instant::now())?;
+        if let Some(question) = refresh {
+            let (shared, host) = (Arc::clone(&self.shared), host.clone());
+            self.runtime.spawn(async move {
+                let _wanted = question.tell.subscribe();
+                ask(shared, host, question).await;
+            });
+        }
         Some(addrs)
     }
 
     /// Forgets what is known of a name whose addresses turned out not to work.
     pub fn forget(&self, host: &Host) {
-        let mut entries = self.shared.lock();
-        if matches!(entries.get(host), Some(Entry::Known(..))) {
-            entries.remove(host);
-        }
+        self.shared.files.look_now();
+        self.shared.lock().forget(host, Instant::now());
     }
 
-    /// What is known, or somebody's question under way, or else a new one.
-    fn find(&self, host: &Host) -> Result<Found, ResolveError> {
-        let mut entries = self.shared.lock();
-        match entries.get(host) {
-            // Whoever was to answer may be gone without an answer; then it is asked anew.
-            Some(Entry::Asked(asked)) if asked.has_changed().is_ok() => {
-                return Ok(Found::Asked(asked.clone()));
-            }
-            Some(Entry::Known(answer, until)) if *until > Instant::now() => {
-                return answer.clone().map(Found::Known);
-            }
-            Some(Entry::Known(..) | Entry::Asked(_)) | None => {}
+    /// Waits for an answer, and has the question asked if it is a new one.
+    async fn wait(&self, host: &Host, waiting: Waiting) -> Answer {
+        let Waiting { mut told, new, fallback } = waiting;
+        if let Some(question) = new {
+            self.runtime.spawn(ask(Arc::clone(&self.shared), host.clone(), question));
         }
-        if entries.len() >= CAPACITY && !entries.contains_key(host) {
-            make_room(&mut entries)?;
-        }
-        let (tell, asked) = watch::channel(None);
-        entries.insert(host.clone(), Entry::Asked(asked.clone()));
-        self.runtime.spawn(ask(Arc::clone(&self.shared), host.clone(), tell));
-        Ok(Found::Asked(asked))
+        let told = told.wait_for(Option::is_some);
+        let told = match fallback {
+            None => told.await,
+            Some((until, addrs)) => match timeout_at(until, told).await {
+                Ok(told) => told,
+                Err(_) => return Ok(addrs),
+            },
+        };
+        let answer = told.map_err(|_| gone())?.clone();
+        answer.unwrap_or_else(|| Err(gone()))
     }
+}
+
+fn gone() -> ResolveError {
+    ResolveError("the question was given up".into())
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Host, Entry>> {
-        // Each change is a single insert or remove: a panic elsewhere leaves the map whole.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether everyone who asked has given up while the question waited for its turn; it is forgotten then.
-    fn is_abandoned(&self, host: &Host, tell: &watch::Sender<Option<Answer>>) -> bool {
-        let mut entries = self.lock();
-        // One receiver is the cache's own, which hands out others only under this lock.
-        let abandoned = tell.receiver_count() <= 1;
-        if abandoned {
-            entries.remove(host);
-        }
-        abandoned
+    fn lock(&self) -> MutexGuard<'_, Cache> {
+        // Each change leaves the cache whole, whatever happens elsewhere.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Drops what has run out, or else one answer; questions under way stay, for somebody waits for them.
-fn make_room(entries: &mut HashMap<Host, Entry>) -> Result<(), ResolveError> {
-    let now = Instant::now();
-    entries.retain(|_, entry| !matches!(entry, Entry::Known(_, until) if *until <= now));
-    if entries.len() < CAPACITY {
-        return Ok(());
-    }
-    let oldest = entries
-        .iter()
-        .filter_map(|(host, entry)| match entry {
-            Entry::Known(_, until) => Some((*until, host)),
-            Entry::Asked(_) => None,
-        })
-        .min_by_key(|(until, _)| *until)
-        .map(|(_, host)| host.clone());
-    match oldest {
-        Some(host) => {
-            entries.remove(&host);
-            Ok(())
-        }
-        None => Err(ResolveError(format!("{CAPACITY} names are being looked up already").into())),
+/// A question on its way. However it ends, it does not stay among those that are asked.
+struct Turn {
+    shared: Arc<Shared>,
+    host: Host,
+    question: Arc<Question>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Self { shared, host, question } = self;
+        shared.lock().drop_question(host, question, Instant::now());
+        question.tell.send_if_modified(|told| {
+            let nothing = told.is_none();
+            told.get_or_insert_with(|| Err(gone()));
+            nothing
+        });
     }
 }
 
-async fn ask(shared: Arc<Shared>, host: Host, tell: watch::Sender<Option<Answer>>) {
-    // The semaphore is never closed.
-    let _permit = shared.lookups.acquire().await;
-    if shared.is_abandoned(&host, &tell) {
+impl Turn {
+    /// Returns once nobody has waited for the answer for so long, and the question is no longer among those that are
+    /// asked.
+    async fn is_alone_for(&self, time: Duration) {
+        loop {
+            self.question.tell.closed().await;
+            if !time.is_zero() {
+                tokio::time::sleep(time).await;
+            }
+            let unwanted = self.shared.lock().drop_if_unwanted(&self.host, &self.question, Instant::now());
+            if unwanted {
+                return;
+            }
+        }
+    }
+}
+
+async fn ask(shared: Arc<Shared>, host: Host, question: Arc<Question>) {
+    let turn = Turn { shared: Arc::clone(&shared), host: host.clone(), question: Arc::clone(&question) };
+    let _permit = tokio::select! {
+        // The semaphore is never closed.
+        permit = shared.questions.acquire() => permit,
+        () = turn.is_alone_for(Duration::ZERO) => return,
+    };
+    // A name may have come into the hosts file just now; who asks for the first time is to find it there.
+    shared.files.look_now();
+    if let Some(addrs) = shared.files.addrs(&host) {
+        question.tell.send_replace(Some(Ok(addrs)));
         return;
     }
-    let answer = blocking_lookup(&host).await;
-    let keep = if answer.is_ok() { KEEP_ANSWER } else { KEEP_FAILURE };
-    shared.lock().insert(host, Entry::Known(answer.clone(), after(keep)));
-    // Those who asked may have given up.
-    let _ = tell.send(Some(answer));
-}
-
-fn after(time: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(time).unwrap_or(now)
-}
-
-async fn blocking_lookup(host: &Host) -> Answer {
-    let name = host.clone();
-    let answer = match tokio::task::spawn_blocking(move || getaddrinfo(&name)).await {
-        Ok(answer) => answer,
-        Err(err) => Err(ResolveError(err.to_string().into())),
+    let outcome = tokio::select! {
+        outcome = (shared.ask)(host.clone()) => outcome,
+        () = turn.is_alone_for(LONGEST_ALONE) => return,
     };
-    match &answer {
-        Ok(addrs) => tracing::debug!("{host} is {addrs:?}"),
-        Err(err) => tracing::debug!("{host}: {err}"),
-    }
-    answer
+    tracing::debug!("{host}: {outcome:?}");
+    let answer = shared.lock().store(&host, &question, outcome, Instant::now());
+    question.tell.send_replace(Some(answer));
 }
 
-fn getaddrinfo(host: &Host) -> Answer {
-    let found = (host.as_str(), 0).to_socket_addrs().map_err(|err| ResolveError(plain(&err).into()))?;
-    let mut addrs: Vec<IpAddr> = Vec::new();
-    for addr in found {
-        let ip = addr.ip().to_canonical();
-        if addrs.len() < MAX_ADDRS && !addrs.contains(&ip) {
-            addrs.push(ip);
-        }
-    }
-    if addrs.is_empty() { Err(ResolveError("it has no address".into())) } else { Ok(addrs.into()) }
-}
-
-/// std says "failed to lookup address information: Name or service not known"; the second half says it all.
-fn plain(err: &std::io::Error) -> String {
-    let text = err.to_string();
-    text.rsplit_once(": ").map_or_else(|| text.clone(), |(_, why)| why.to_owned())
+fn after(at: Instant, time: Duration) -> Instant {
+    at.checked_add(time).unwrap_or(at)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(name: &str) -> Host {
-        Host::parse(name.as_bytes()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn answers_are_shared_remembered_and_forgotten() {
-        let resolver = Resolver::new(Handle::current());
-        let name = host("localhost");
-        let (a, b) = tokio::join!(resolver.lookup(&name), resolver.lookup(&name));
-        assert!(a.unwrap().addrs.iter().all(IpAddr::is_loopback));
-        assert!(!b.unwrap().cached);
-        assert!(resolver.lookup(&name).await.unwrap().cached);
-        resolver.forget(&name);
-        assert!(!resolver.lookup(&name).await.unwrap().cached);
-    }
-
-    #[tokio::test]
-    async fn a_name_without_addresses_is_an_error() {
-        let resolver = Resolver::new(Handle::current());
-        assert!(resolver.lookup(&host("no-such-name.invalid")).await.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_upstreams_name_does_not_wait() {
-        let resolver = Resolver::new(Handle::current());
-        let name = host("localhost");
-        assert!(!resolver.lookup_stale(&name).await.unwrap().cached);
-        tokio::time::advance(KEEP_ANSWER * 2).await;
-        let _all_taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
-        assert!(resolver.lookup_stale(&name).await.unwrap().cached);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refresh_does_not_displace_a_question() {
-        let resolver = Resolver::new(Handle::current());
-        let name = host("localhost");
-        resolver.lookup(&name).await.unwrap();
-        tokio::time::advance(KEEP_ANSWER * 2).await;
-        let taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
-        resolver.lookup_stale(&name).await.unwrap();
-        // The refresh waits for its turn; then the old answer turns out wrong, and the name is asked for anew.
-        tokio::task::yield_now().await;
-        resolver.forget(&name);
-        let asked = resolver.lookup(&name);
-        let free = async {
-            tokio::task::yield_now().await;
-            drop(taken);
-        };
-        let (answer, ()) = tokio::join!(asked, free);
-        assert!(!answer.unwrap().cached);
-    }
-
-    #[tokio::test]
-    async fn questions_that_nobody_waits_for_are_not_asked() {
-        let resolver = Resolver::new(Handle::current());
-        let (name, other) = (host("abandoned.example"), host("waited-for.example"));
-        let taken = resolver.shared.lookups.acquire_many(16).await.unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(1), resolver.lookup(&name)).await.is_err());
-        let waiting = resolver.lookup(&other);
-        let free = async {
-            tokio::task::yield_now().await;
-            drop(taken);
-        };
-        let (answer, ()) = tokio::join!(waiting, free);
-        assert!(answer.is_err(), "example is not resolved");
-        let entries = resolver.shared.lock();
-        assert!(!entries.contains_key(&name) && entries.contains_key(&other));
-    }
-
-    #[test]
-    fn the_cache_is_bounded() {
-        let mut entries = HashMap::new();
-        let until = Instant::now() + Duration::from_secs(60);
-        for i in 0..CAPACITY {
-            let answer = Ok(Arc::from([IpAddr::from([192, 0, 2, 1])]));
-            entries.insert(host(&format!("n{i}.example")), Entry::Known(answer, until));
-        }
-        make_room(&mut entries).unwrap();
-        assert_eq!(entries.len(), CAPACITY - 1);
-        let (_tell, asked) = watch::channel(None);
-        for entry in entries.values_mut() {
-            *entry = Entry::Asked(asked.clone());
-        }
-        entries.insert(host("one.more"), Entry::Asked(asked));
-        assert!(make_room(&mut entries).is_err());
-    }
-}
+mod test_server;
+#[cfg(test)]
+mod tests;

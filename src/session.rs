@@ -1,13 +1,18 @@
 //! One connection, from accept to record.
 
+mod audit;
 mod open;
+mod recheck;
 mod refuse;
 mod report;
 
+pub use audit::Audit;
 pub use open::{Open, Registry};
+pub use recheck::Rechecked;
 
-use crate::addr::ClientAddr;
-use crate::dial::{DialError, Dialler, Far, Spares};
+use crate::addr::{ClientAddr, Host};
+use crate::alarm::Alarm;
+use crate::dial::{Checked, DialError, Dialler, Far, Spares};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
@@ -15,14 +20,15 @@ use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::resolve::Resolver;
-use crate::settings::{Settings, SniffLimits};
+use crate::settings::{Ech, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
 use report::Report;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
@@ -33,6 +39,12 @@ use tokio::time::Instant;
 pub struct Context {
     /// Who may go where; replaced whole at HUP. Each connection is decided once, by the one that is there then.
     pub policy: ArcSwap<Policy>,
+    /// What becomes of connections whose hello has an encrypted name.
+    pub ech: Ech,
+    /// Open connections are held against each policy that is read again.
+    pub recheck: bool,
+    /// What would have been refused is let through and counted here; none: it is refused.
+    pub audit: Option<Audit>,
     /// The way on.
     pub dialler: Dialler,
     /// None: no sniffing.
@@ -50,16 +62,20 @@ pub struct Context {
 }
 
 impl Context {
-    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up.
+    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up, up to
+    /// `questions` at once.
     ///
     /// # Errors
     /// This machine's addresses cannot be read (getifaddrs(3)).
-    pub fn new(settings: Settings, log: Log) -> io::Result<Self> {
+    pub fn new(settings: Settings, log: Log, questions: usize) -> io::Result<Self> {
         let runtime = Handle::current();
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
+            ech: settings.ech,
+            recheck: settings.recheck,
+            audit: settings.audit.then(Audit::default),
             dialler: Dialler {
-                resolver: Resolver::new(runtime.clone()),
+                resolver: Resolver::new(runtime.clone(), questions),
                 own: OwnAddrs::new()?,
                 loops: Loops::default(),
                 upstream: settings.upstream,
@@ -73,6 +89,23 @@ impl Context {
             timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
             log,
             open: Registry::new(settings.max_per_client),
+        })
+    }
+
+    /// What becomes of a connection, as things are now.
+    fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
+        match self.ech {
+            Ech::Deny if ech => Decision::ECH_DENIED,
+            Ech::Deny | Ech::Allow => self.policy.load().decide(query),
+        }
+    }
+
+    /// Whether the policy has nothing against a connection that goes to this address instead of its original
+    /// destination: the policy of this moment, so that nobody goes to what has been denied meanwhile.
+    fn may_go_to(&self, open: &Open, ip: IpAddr) -> bool {
+        let known = open.known();
+        known.query().is_some_and(|query| {
+            !self.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..query }).is_denied()
         })
     }
 }
@@ -91,7 +124,11 @@ pub fn run(
         // Boxed: what a connection needs only until it is relayed is not to be a part of it then.
         let mut reached = Box::pin(reach(&report, client)).await;
         match &mut reached {
-            Ok(both) => report.finish(both.relay(&report).await),
+            Ok(both) => match both.relay(&report).await {
+                // The only thing that denies a connection by then.
+                End { cause: Cause::Denied, .. } => report.finish(report.called_off()),
+                end => report.finish(end),
+            },
             Err(end) => report.finish(end.clone()),
         }
     }
@@ -171,10 +208,10 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     }
 
     let query = Query { client: peer, host: sniffed.host.as_ref().ok(), dst };
-    let decision = ctx.policy.load().decide(&query);
-    report.decided(decision);
+    let decision = report.decide(&query, sniffed.ech);
     if decision.is_denied() {
-        return Err(Box::pin(refuse::denied(client, &sniffed, dst)).await);
+        let why = refuse::reason(&decision, &sniffed);
+        return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
     }
     // Silent clients are all alike, and say nothing of where they come from.
     let repeat = match !first.is_empty() && ctx.dialler.may_be_upstreams_own(&decision, peer) {
@@ -185,6 +222,10 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     // The client is watched while we dial: its reset ends the dial, its end of data waits in its socket.
     let dialled = tokio::select! {
         biased;
+        () = called_off(report) => {
+            let why = report.called_off().detail.unwrap_or_default().into();
+            return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
+        }
         dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
@@ -223,6 +264,24 @@ async fn sniff(
     }
 }
 
+/// Ready when the connection is called off before it is relayed. A relay sees that by itself.
+async fn called_off(report: &Report) {
+    if !report.ctx.recheck {
+        return std::future::pending().await;
+    }
+    let mut alarm = Alarm::default();
+    std::future::poll_fn(|cx| {
+        // Only to be roused by; and set before it is looked, so that nothing is missed.
+        let now = Instant::now();
+        alarm.set(now.checked_add(LONG).unwrap_or(now), cx.waker());
+        if report.open.meters.is_called_off() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Longer than anybody dials; to be woken meanwhile does no harm.
+const LONG: Duration = Duration::from_secs(3600);
+
 async fn dial(
     ctx: &Context,
     query: &Query<'_>,
@@ -238,13 +297,34 @@ async fn dial(
             ctx.dialler.tunnel(upstream, &target, protocol == Protocol::Http, deadline).await
         }
         (Action::Forward { route: Route::Direct, by: By::Host }, ..) => match query.host {
-            Some(host) => Box::pin(ctx.dialler.host(host, query.dst, deadline)).await,
+            Some(host) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
             None => Err(DialError::NoAddress),
         },
         (Action::Forward { route: Route::Direct, .. }, ..) => ctx.dialler.original(query.dst, deadline).await,
         // The policy knows whether there is an upstream, and denied connections do not come here: neither is reached.
         (Action::Forward { route: Route::Tunnel, .. } | Action::Deny, ..) => Err(DialError::NoAddress),
     }
+}
+
+/// Directly, as a host rule let it through: whether the name goes with the address is looked into first, and told to the
+/// record before anything is dialled.
+async fn dial_by_name(
+    ctx: &Context,
+    query: &Query<'_>,
+    host: &Host,
+    deadline: Instant,
+    report: &Report,
+) -> Result<Far, DialError> {
+    if ctx.audit.is_some() {
+        audit::check_name(report, host, query, deadline);
+        return ctx.dialler.original(query.dst, deadline).await;
+    }
+    let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
+    let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
+    if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
+        report.forged();
+    }
+    ctx.dialler.checked(&checked?, deadline).await
 }
 
 #[cfg(test)]

@@ -27,6 +27,16 @@ pub enum DirectTo {
     Original,
 }
 
+/// What becomes of a connection whose TLS hello has an encrypted name besides the one that can be read (ECH, RFC 9849), or
+/// pretends to: the two cannot be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ech {
+    /// The policy is asked about the name that can be read, the outer one.
+    Allow,
+    /// It is refused, whatever the policy would say.
+    Deny,
+}
+
 /// The form of records and diagnostics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -64,6 +74,12 @@ pub struct Settings {
     pub policy: Policy,
     /// For direct connections that a host rule lets through.
     pub direct_to: DirectTo,
+    /// Hellos with an encrypted name.
+    pub ech: Ech,
+    /// At HUP, open connections that the new policy denies are closed.
+    pub recheck: bool,
+    /// Nothing is refused; what would have been is noted.
+    pub audit: bool,
     /// Both directions silent.
     pub idle_timeout: Duration,
     /// One direction finished, the other silent.
@@ -206,6 +222,11 @@ impl Reader<'_> {
         })
     }
 
+    /// A flag that takes no value; its environment variable says true or false.
+    fn switch(&self, flag: &str, typed: bool) -> Result<bool, SettingsError> {
+        Ok(typed || self.parsed(flag, None, values::switch)?.unwrap_or(false))
+    }
+
     fn parsed<T>(
         &self,
         flag: &str,
@@ -271,6 +292,15 @@ impl Settings {
                     _ => Err("write resolved, strict or original".to_owned()),
                 })?
                 .unwrap_or(DirectTo::Resolved),
+            ech: r
+                .parsed("ech", cli.policy.ech.as_ref(), |text| match text {
+                    "allow" => Ok(Ech::Allow),
+                    "deny" => Ok(Ech::Deny),
+                    _ => Err("write allow or deny".to_owned()),
+                })?
+                .unwrap_or(Ech::Allow),
+            recheck: r.switch("recheck", cli.policy.recheck)?,
+            audit: r.switch("audit", cli.policy.audit)?,
             idle_timeout: time("idle-timeout", &carry.idle_timeout, IDLE_TIMEOUT)?,
             half_close_timeout: time(
                 "half-close-timeout",

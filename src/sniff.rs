@@ -112,13 +112,15 @@ pub struct Sniffed {
     pub host: Result<Host, NoHost>,
     /// HTTP: the method is HEAD, so that an answer of ours has no body.
     pub head_request: bool,
+    /// TLS: the hello has an encrypted name besides (ECH), or pretends to: see [`tls`].
+    pub ech: bool,
 }
 
 impl Sniffed {
     /// No host, and why.
     #[must_use]
     pub const fn none(protocol: Protocol, why: NoHost) -> Self {
-        Self { protocol, host: Err(why), head_request: false }
+        Self { protocol, host: Err(why), head_request: false, ech: false }
     }
 }
 

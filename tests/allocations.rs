@@ -164,7 +164,7 @@ fn counted_server() {
         let workers = settings.workers.unwrap().get();
         let limits = Limits::raise(settings.max_connections, workers, settings.upstream_spares).unwrap();
         let listeners = Listeners::bind(&settings.listen, workers).unwrap();
-        let ctx = Arc::new(Context::new(settings, log).unwrap());
+        let ctx = Arc::new(Context::new(settings, log, limits.questions).unwrap());
         Server::start(&ctx, listeners, limits.connections).unwrap().finished().await;
     });
 }

@@ -43,6 +43,7 @@ struct Tally {
     rows: usize,
     musts: usize,
     preferred: usize,
+    ech: usize,
     wrong: Vec<String>,
 }
 
@@ -54,7 +55,8 @@ fn run(folder: &str) -> Tally {
     let mut tally = Tally::default();
     for row in manifest.lines().skip(1) {
         let columns: Vec<_> = row.split('\t').collect();
-        let (file, accept, verdict, note) = (columns[0], columns[1], columns[2], columns.last().unwrap());
+        let (file, accept, verdict, note): (_, _, _, &str) =
+            (columns[0], columns[1], columns[2], columns.last().unwrap());
         let bytes =
             Bytes::new(&fs::read(dir.join(file)).unwrap_or_else(|why| panic!("{folder}/{file}: {why}")));
 
@@ -76,6 +78,12 @@ fn run(folder: &str) -> Tally {
         if !answers.contains(&name) || (expected_one && answers.len() != 1) {
             tally.wrong.push(format!("{file}: {one_write:?}, expected {verdict} {accept} ({note})"));
         }
+        // The manifest says it of captures, in its notes.
+        let noted = ["ECH/GREASE ECH", "draft ESNI"].iter().any(|word| note.contains(word));
+        tally.ech += usize::from(one_write.ech);
+        if one_write.ech != noted {
+            tally.wrong.push(format!("{file}: ech={}, {note}", one_write.ech));
+        }
         if answers[0] == name {
             tally.preferred += 1;
         } else {
@@ -93,6 +101,7 @@ fn hello() {
     let tally = run("hello");
     assert!(tally.wrong.is_empty(), "{:#?}", tally.wrong);
     assert!(tally.rows >= 349, "only {} rows", tally.rows);
+    assert!(tally.ech >= 11, "only {} with an encrypted name", tally.ech);
 }
 
 #[test]
@@ -100,4 +109,5 @@ fn http() {
     let tally = run("http");
     assert!(tally.wrong.is_empty(), "{:#?}", tally.wrong);
     assert!(tally.rows >= 420, "only {} rows", tally.rows);
+    assert_eq!(tally.ech, 0, "HTTP has no such thing");
 }

@@ -71,6 +71,27 @@ fn others() -> impl Strategy<Value = Vec<Extension>> {
     proptest::collection::vec(other.prop_map(|(kind, data)| Extension::Other(kind, data)), 0..8)
 }
 
+fn is_ech(extension: &Extension) -> bool {
+    matches!(extension, Extension::Other(0xfe0d | 0xffce, _))
+}
+
+fn has_ech(extensions: &[Extension]) -> bool {
+    extensions.iter().any(is_ech)
+}
+
+/// What GREASE looks like, which is what a real one looks like: an outer hello's suite, config, key and payload, all made
+/// up (RFC 9849 sections 5 and 6.2); or anything at all.
+fn ech_payload() -> impl Strategy<Value = Vec<u8>> {
+    let octets = |len| proptest::collection::vec(any::<u8>(), len);
+    let outer =
+        (octets(1..2), octets(32..33), (144..320_usize).prop_flat_map(move |len| octets(len..len + 1)));
+    let outer = outer.prop_map(|(config, key, payload)| {
+        let len = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[0, 0, 1, 0, 1][..], &config, &[0, 32], &key, &len, &payload].concat()
+    });
+    prop_oneof![outer, octets(0..40)]
+}
+
 fn with(mut extensions: Vec<Extension>, at: Index, extension: Extension) -> Vec<Extension> {
     extensions.insert(at.index(extensions.len() + 1), extension);
     extensions
@@ -92,10 +113,14 @@ proptest! {
         ciphers in 1..40_usize, cuts in proptest::collection::vec(any::<Index>(), 0..6),
         early_data in proptest::collection::vec(any::<u8>(), 0..50),
     ) {
+        let ech = has_ech(&others);
         let message = Message::client_hello(session_id, ciphers, &with(others, at, Extension::name(&written)));
         let cuts: Vec<_> = cuts.iter().map(|cut| cut.index(message.bytes.len())).collect();
         let bytes = [message.in_records(&cuts), early_data].concat();
-        prop_assert_eq!(found(&bytes, Protocol::Tls), Some(canonical));
+        let Progress::Done(sniffed) = at_every_prefix(&bytes) else { panic!("no answer") };
+        prop_assert_eq!(sniffed.protocol, Protocol::Tls);
+        prop_assert_eq!(sniffed.host.map(|host| host.to_string()), Ok(canonical));
+        prop_assert_eq!(sniffed.ech, ech);
     }
 
     #[test]
@@ -103,6 +128,7 @@ proptest! {
         (one, _) in name(), (two, _) in name(), others in others(), at: Index, and_at: Index, in_one_list: bool,
         cut: Index,
     ) {
+        let ech = has_ech(&others);
         let extensions = if in_one_list {
             let both = vec![(0, one.into_bytes()), (0, two.into_bytes())];
             with(others, at, Extension::Names(both))
@@ -111,8 +137,29 @@ proptest! {
         };
         let message = Message::client_hello(32, 8, &extensions);
         let bytes = message.in_records(&[cut.index(message.bytes.len())]);
-        let doubled = Sniffed::none(Protocol::Tls, NoHost::Doubled);
+        let doubled = Sniffed { ech, ..Sniffed::none(Protocol::Tls, NoHost::Doubled) };
         prop_assert_eq!(at_every_prefix(&bytes), Progress::Done(doubled));
+    }
+
+    #[test]
+    fn an_encrypted_name_is_told_and_changes_nothing_else(
+        (written, canonical) in name(), others in others(), at: Index, and_at: Index, payload in ech_payload(),
+        esni: bool, again: bool, cuts in proptest::collection::vec(any::<Index>(), 0..4),
+    ) {
+        let plain: Vec<_> = others.into_iter().filter(|other| !is_ech(other)).collect();
+        let ech = Extension::Other(if esni { 0xffce } else { 0xfe0d }, payload);
+        let named = with(plain, at, Extension::name(&written));
+        let mut hidden = with(named.clone(), and_at, ech.clone());
+        if again {
+            hidden.push(ech);
+        }
+        for (extensions, expected) in [(named, false), (hidden, true)] {
+            let message = Message::client_hello(32, 8, &extensions);
+            let cuts: Vec<_> = cuts.iter().map(|cut| cut.index(message.bytes.len())).collect();
+            let Progress::Done(sniffed) = at_every_prefix(&message.in_records(&cuts)) else { panic!("no answer") };
+            prop_assert_eq!(sniffed.host.map(|host| host.to_string()), Ok(canonical.clone()));
+            prop_assert_eq!(sniffed.ech, expected);
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ _wayleave() {
             wayleave,explain)
                 cmd="wayleave__subcmd__explain"
                 ;;
+            wayleave,suggest)
+                cmd="wayleave__subcmd__suggest"
+                ;;
             *)
                 ;;
         esac
@@ -29,7 +32,7 @@ _wayleave() {
 
     case "${cmd}" in
         wayleave)
-            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain"
+            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain suggest"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -76,6 +79,10 @@ _wayleave() {
                     return 0
                     ;;
                 --direct-to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ech)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -135,7 +142,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__check)
-            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -182,6 +189,10 @@ _wayleave() {
                     return 0
                     ;;
                 --direct-to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ech)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -237,7 +248,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__explain)
-            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -291,6 +302,10 @@ _wayleave() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ech)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --upstream-proxy)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -332,6 +347,24 @@ _wayleave() {
                     return 0
                     ;;
                 --log-format)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        wayleave__subcmd__suggest)
+            opts="-h --collapse --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --collapse)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_wayleave_global_optspecs
-    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
+    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
 end
 
 function __fish_wayleave_needs_command
@@ -35,6 +35,7 @@ complete -c wayleave -n "__fish_wayleave_needs_command" -l allow-file -d 'Whitel
 complete -c wayleave -n "__fish_wayleave_needs_command" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-credentials -d 'File with user:password for the upstream' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
@@ -51,10 +52,13 @@ elvish\t''
 fish\t''
 powershell\t''
 zsh\t''"
+complete -c wayleave -n "__fish_wayleave_needs_command" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_needs_command" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_needs_command" -s h -l help -d 'Print help'
 complete -c wayleave -n "__fish_wayleave_needs_command" -s V -l version -d 'Print version'
 complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "check" -d 'Read flags, environment, policy and lists as the daemon would, and say what they mean'
 complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "explain" -d 'Say which rule decides about a connection, and which way it would go'
+complete -c wayleave -n "__fish_wayleave_needs_command" -f -a "suggest" -d 'Write a whitelist from the records of what was seen'
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l listen -d 'Listen here instead; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
@@ -66,6 +70,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow-file -
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-credentials -d 'File with user:password for the upstream' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
@@ -77,6 +82,8 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l max-per-clie
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l workers -d 'Threads [default: one per processor]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l log-format -d 'text or json [default: text]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -s h -l help -d 'Print help'
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l at -d 'The address that the client dialled, if it is not one that HOST resolves to here' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l local-port -d 'Port for redirected connections, on all addresses [default: 8443]' -r
@@ -90,6 +97,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow-file
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-credentials -d 'File with user:password for the upstream' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
@@ -101,4 +109,8 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l max-per-cl
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l workers -d 'Threads [default: one per processor]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l log-format -d 'text or json [default: text]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l recheck -d 'At HUP, also close open connections that the new policy denies'
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l audit -d 'Let everything through, and note in the record what would have been refused'
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c wayleave -n "__fish_wayleave_using_subcommand suggest" -l collapse -d 'Write *.parent for this many names directly under one parent; 0: never' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand suggest" -s h -l help -d 'Print help'

@@ -135,10 +135,9 @@ fn addresses(host: &Host) -> Result<Vec<IpAddr>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|err| err.to_string())?;
     let found = runtime.block_on(async {
-        let resolver = Resolver::new(tokio::runtime::Handle::current());
+        let resolver = Resolver::new(tokio::runtime::Handle::current(), 1);
         tokio::time::timeout(PATIENCE, resolver.lookup(host)).await
     });
-    runtime.shutdown_background();
     match found {
         Err(_) => Err(format!("the resolver did not answer within {PATIENCE:?}")),
         Ok(Err(err)) => Err(err.to_string()),

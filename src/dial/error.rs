@@ -24,7 +24,7 @@ pub enum DialError {
         /// The name.
         host: Host,
     },
-    /// Every address of the name is one that a name must not lead to.
+    /// Every address of the name is one that a name must not lead to, or that the policy denies.
     Prohibited {
         /// The name.
         host: Host,

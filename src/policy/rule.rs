@@ -176,6 +176,8 @@ pub enum Matched {
 pub enum Rule {
     /// No rule matched.
     Default,
+    /// No rule was asked: the hello has an encrypted name (ECH), and such are refused.
+    Ech,
     /// A rule of the policy file, or one that a flag made.
     Given {
         /// What it does.
@@ -199,7 +201,7 @@ impl Rule {
     pub const fn line(&self) -> Option<NonZeroU32> {
         match self {
             Self::Given { line, .. } => *line,
-            Self::Default => None,
+            Self::Default | Self::Ech => None,
         }
     }
 }
@@ -213,7 +215,11 @@ pub struct RuleText<'a> {
 
 impl fmt::Display for RuleText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rule::Given { verb, matched, .. } = self.rule else { return f.write_str("default") };
+        let (verb, matched) = match self.rule {
+            Rule::Default => return f.write_str("default"),
+            Rule::Ech => return f.write_str("ech"),
+            Rule::Given { verb, matched, .. } => (verb, matched),
+        };
         write!(f, "{}:", verb.word())?;
         match matched {
             Matched::Everything { port } => write_all(f, "*", port),

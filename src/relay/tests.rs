@@ -266,6 +266,101 @@ async fn half_closed_and_silent_ends_sooner() {
     b.client.read(&mut [0]).await.unwrap_err();
 }
 
+/// It is woken by nothing else, and both sides are reset.
+async fn ends_called_off(mut b: Bench) {
+    b.meters.call_off(true);
+    crate::alarm::rouse();
+    let called_off = Instant::now();
+    assert_eq!(b.relay.await.unwrap(), End::new(Cause::Denied, Side::Wayleave));
+    assert!(called_off.elapsed() <= Duration::from_millis(251), "{:?}", called_off.elapsed());
+    for stream in [&mut b.client, &mut b.server] {
+        let end = stream.read_to_end(&mut Vec::new()).await;
+        // What was reset after its end of data has been read is known to be gone by writing.
+        let end = match end {
+            Ok(_) => loop {
+                if let Err(err) = stream.write_all(b"x").await {
+                    break err;
+                }
+            },
+            Err(err) => err,
+        };
+        let kind = end.kind();
+        assert!(
+            matches!(kind, std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe),
+            "{kind}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn called_off_it_ends_soon() {
+    let b = bench(Pending::default(), LONG).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    ends_called_off(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn called_off_while_half_closed_it_ends_soon() {
+    let mut b = bench(Pending::default(), LONG).await;
+    b.client.shutdown().await.unwrap();
+    assert_eq!(b.server.read(&mut [0]).await.unwrap(), 0);
+    ends_called_off(b).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn called_off_while_nobody_reads_it_ends_soon() {
+    let mut b = bench(Pending::default(), LONG).await;
+    let sent = bytes(100_000);
+    // Until neither takes any more.
+    while tokio::time::timeout(Duration::from_secs(1), b.server.write_all(&sent)).await.is_ok() {}
+    ends_called_off(b).await;
+}
+
+#[tokio::test]
+async fn called_off_before_it_begins_it_moves_nothing() {
+    let (mut client, near) = pair().await;
+    let (_server, far) = pair().await;
+    client.write_all(b"x").await.unwrap();
+    let meters = Meters::default();
+    meters.call_off(true);
+    let first = Pending { up: b"hello".as_slice().into(), down: b"early".as_slice().into() };
+    let end = tokio::time::timeout(Duration::from_secs(5), run(near, far, first, LONG, &meters)).await;
+    assert_eq!(end.unwrap(), End::new(Cause::Denied, Side::Wayleave));
+    assert_eq!((meters.up.load(Ordering::Relaxed), meters.down.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[tokio::test]
+async fn roused_for_others_it_goes_on() {
+    let mut b = bench(Pending::default(), LONG).await;
+    for denied in [true, false] {
+        b.meters.call_off(denied);
+    }
+    for round in 0..3 {
+        crate::alarm::rouse();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        pass(&mut b.client, &mut b.server, b"up").await;
+        pass(&mut b.server, &mut b.client, b"down").await;
+        assert!(!b.relay.is_finished(), "{round}");
+    }
+    assert_eq!(b.meters.down.load(Ordering::Relaxed), 12);
+}
+
+#[test]
+fn calling_off_and_the_first_octet_do_not_disturb_each_other() {
+    let meters = Meters::default();
+    let clock =
+        Clock { meters: &meters, moved_at: 0.into(), broken: false.into(), half_closed: false.into() };
+    meters.call_off(true);
+    assert_eq!((meters.first(), meters.is_called_off()), (None, true));
+    clock.moved(Side::Upstream, 1);
+    let first = meters.first().unwrap();
+    assert!(meters.is_called_off() && first <= meters.since.elapsed());
+    std::thread::sleep(Duration::from_millis(2));
+    clock.moved(Side::Upstream, 1);
+    meters.call_off(false);
+    assert_eq!((meters.first(), meters.is_called_off()), (Some(first), false));
+}
+
 #[tokio::test]
 async fn meters_survive_a_cut() {
     let mut b = bench(Pending::default(), LONG).await;

@@ -128,10 +128,15 @@ impl Registry {
         self.lock().open.len()
     }
 
+    /// All of them, in no order.
+    pub(super) fn registered(&self) -> Vec<Arc<Open>> {
+        self.lock().open.iter().map(|(_, open)| Arc::clone(open)).collect()
+    }
+
     /// All of them, oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Open>> {
-        let mut all: Vec<_> = self.lock().open.iter().map(|(_, open)| Arc::clone(open)).collect();
+        let mut all = self.registered();
         all.sort_by_key(|open| open.meters.since);
         all
     }

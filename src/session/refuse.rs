@@ -3,6 +3,7 @@
 use crate::addr::OriginalDst;
 use crate::answer::{Answer, ProxyError, ProxyStatus, Status, TLS_ACCESS_DENIED, TLS_INTERNAL_ERROR, page};
 use crate::dial::DialError;
+use crate::policy::{Decision, Rule};
 use crate::record::{Cause, End, Side};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::Socket;
@@ -14,15 +15,24 @@ use tokio::time::timeout;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_OCTETS: usize = 1024 * 1024;
 
-/// The policy says no.
-pub(super) async fn denied(client: Socket, sniffed: &Sniffed, dst: OriginalDst) -> End {
-    let (status, error, reason) = match &sniffed.host {
-        Ok(_) => (Status::Forbidden, ProxyError::HttpRequestDenied, "not allowed by the policy".to_owned()),
-        Err(why) => (without_host(*why), ProxyError::HttpRequestError, why.to_string()),
-    };
+/// Why the policy said no.
+pub(super) fn reason(decision: &Decision, sniffed: &Sniffed) -> String {
+    match (decision.rule, &sniffed.host) {
+        (Rule::Ech, _) => "the hello has an encrypted name (ECH), --ech deny".to_owned(),
+        (_, Ok(_)) => "not allowed by the policy".to_owned(),
+        (_, Err(why)) => why.to_string(),
+    }
+}
+
+/// The policy says no, for this reason.
+pub(super) async fn denied(client: Socket, sniffed: &Sniffed, dst: OriginalDst, reason: String) -> End {
     let end = End::because(Cause::Denied, Side::Wayleave, &reason);
     match sniffed.protocol {
         Protocol::Http => {
+            let (status, error) = match &sniffed.host {
+                Ok(_) => (Status::Forbidden, ProxyError::HttpRequestDenied),
+                Err(why) => (without_host(*why), ProxyError::HttpRequestError),
+            };
             let answer = Answer {
                 status,
                 error,

@@ -1,8 +1,9 @@
 //! What becomes the record: filled in on the way, written when the connection ends, however it does.
 
+use super::recheck::CALLED_OFF;
 use super::{Context, Open};
 use crate::addr::{ClientAddr, OriginalDst};
-use crate::policy::Decision;
+use crate::policy::{Decision, Query};
 use crate::record::{Cause, End, Known, Record, Side};
 use crate::sniff::Sniffed;
 use std::net::SocketAddr;
@@ -33,10 +34,33 @@ impl Report {
         known.sniff = Some(self.open.meters.since.elapsed());
         known.protocol = sniffed.protocol;
         known.host.clone_from(&sniffed.host);
+        known.ech = sniffed.ech;
     }
 
-    pub(super) fn decided(&self, decision: Decision) {
-        self.open.known().decision = Some(decision);
+    /// What becomes of the connection. Decided under the lock, so that nobody who takes it finds a connection undecided
+    /// that is yet to be let through by a policy that is not there any more: see [`Context::recheck`].
+    pub(super) fn decide(&self, query: &Query<'_>, ech: bool) -> Decision {
+        let mut known = self.open.known();
+        let mut decision = self.ctx.decide(query, ech);
+        if let Some(audit) = &self.ctx.audit {
+            let upstream = self.ctx.dialler.upstream.is_some();
+            decision = audit.let_through(decision, upstream, &mut known.audit);
+        }
+        known.decision = Some(decision);
+        decision
+    }
+
+    /// The connection is called off: notes what denies it, and gives the end that it comes to.
+    pub(super) fn called_off(&self) -> End {
+        let mut known = self.open.known();
+        let anew = known.query().map(|query| self.ctx.decide(&query, known.ech));
+        // Should yet another policy let it through by now, it comes too late.
+        known.decision = anew.filter(Decision::is_denied).or(known.decision);
+        End::because(Cause::Denied, Side::Wayleave, CALLED_OFF)
+    }
+
+    pub(super) fn forged(&self) {
+        self.open.known().is_forged = true;
     }
 
     pub(super) fn upstream(&self, name: &Arc<str>) {

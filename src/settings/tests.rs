@@ -56,6 +56,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(1), max_bytes: 8192 }));
     assert_eq!(s.no_sniff_ports, [21, 22, 25, 110, 143, 587, 3306]);
     assert_eq!(s.direct_to, DirectTo::Resolved);
+    assert_eq!((s.ech, s.recheck), (Ech::Allow, false));
     assert_eq!(s.idle_timeout, Duration::from_secs(7440));
     assert_eq!(s.half_close_timeout, Duration::from_secs(600));
     assert_eq!(s.drain_timeout, Duration::from_secs(30));
@@ -74,6 +75,21 @@ fn a_flag_beats_the_environment() {
 }
 
 #[test]
+fn a_switch_is_on_where_it_is_typed_or_its_variable_says_so() {
+    for (args, var, on) in [
+        ("--recheck", "", true),
+        ("-recheck", "0", true),
+        ("", "1", true),
+        ("", "false", false),
+        ("", "", false),
+    ] {
+        assert_eq!(with_env(args, &[("WAYLEAVE_RECHECK", var)]).unwrap().recheck, on, "{args} {var}");
+    }
+    let err = with_env("", &[("WAYLEAVE_RECHECK", "maybe")]).unwrap_err();
+    assert_eq!((err.exit_code(), err.to_string().contains("write true or false")), (78, true), "{err}");
+}
+
+#[test]
 fn every_flag_has_an_environment_variable() {
     let vars = [
         ("WAYLEAVE_LISTEN", "127.0.0.1:1000,[::1]:1000"),
@@ -85,6 +101,8 @@ fn every_flag_has_an_environment_variable() {
         ("WAYLEAVE_DEFAULT", "allow"),
         ("WAYLEAVE_DIRECT", "10.0.0.0/8"),
         ("WAYLEAVE_DIRECT_TO", "strict"),
+        ("WAYLEAVE_ECH", "deny"),
+        ("WAYLEAVE_RECHECK", "true"),
         ("WAYLEAVE_IDLE_TIMEOUT", "3s"),
         ("WAYLEAVE_HALF_CLOSE_TIMEOUT", "4s"),
         ("WAYLEAVE_MAX_CONNECTIONS", "7"),
@@ -100,6 +118,7 @@ fn every_flag_has_an_environment_variable() {
     assert!(s.no_sniff_ports.is_empty());
     assert_eq!(s.policy.to_string(), "default allow, 2 rules for 2 destinations");
     assert_eq!(s.direct_to, DirectTo::Strict);
+    assert_eq!((s.ech, s.recheck), (Ech::Deny, true));
     assert_eq!((s.idle_timeout, s.half_close_timeout), (Duration::from_secs(3), Duration::from_secs(4)));
     assert_eq!(s.max_connections.map(NonZeroUsize::get), Some(7));
     assert_eq!(s.max_per_client.map(NonZeroUsize::get), Some(6));
@@ -226,6 +245,7 @@ fn what_makes_no_sense_names_its_source_and_the_remedy() {
         ("--no-sniff-ports ssh", "\"ssh\" is not a port"),
         ("--default maybe", "allow or deny"),
         ("--direct-to mars", "resolved, strict or original"),
+        ("--ech perhaps", "allow or deny"),
         ("--max-connections 0", "1 or more"),
         ("--log-format xml", "text or json"),
         ("--allow https://example.com/", "example.com"),

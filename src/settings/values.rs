@@ -77,6 +77,15 @@ fn with_fraction(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
+/// What a flag without a value is in the environment.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
 pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.trim().parse() {
         Ok(port) if port > 0 => Ok(port),
@@ -164,6 +173,16 @@ mod tests {
         assert_eq!(sniff_timeout("2s"), Ok(SniffTimeout::After(Duration::from_secs(2))));
         for text in ["-", "-x", "soon", ""] {
             assert!(sniff_timeout(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn switches() {
+        for (text, on) in [("true", true), ("1", true), (" false ", false), ("0", false)] {
+            assert_eq!(switch(text), Ok(on), "{text}");
+        }
+        for text in ["", "yes", "TRUE", "2"] {
+            assert!(switch(text).is_err(), "{text}");
         }
     }
 

@@ -34,7 +34,8 @@ pub(super) fn inspect(bytes: &[u8]) -> Progress {
     match line.named().and_then(|named| host(&line, named)).transpose() {
         None => Progress::NeedMore(Protocol::Http),
         Some(host) => {
-            Progress::Done(Sniffed { protocol: Protocol::Http, host, head_request: line.method == "HEAD" })
+            let head_request = line.method == "HEAD";
+            Progress::Done(Sniffed { protocol: Protocol::Http, host, head_request, ech: false })
         }
     }
 }

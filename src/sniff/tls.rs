@@ -5,6 +5,10 @@
 //! disagree, bytes left over. What bears on no name is let be: unknown and GREASE extensions (RFC 8701), ECH (the outer
 //! name is the name), the versions in the record and in the hello, and other extensions that are doubled (RFC 8446
 //! section 4.2 forbids them too, but that is between the client and its server).
+//!
+//! That there is an encrypted name as well (ECH, RFC 9849) is told by the type of the extension alone, whatever is in it.
+//! Nothing more can be told: a GREASE extension, which a client makes up when it knows no key of the server's, is meant to
+//! look like a real one (RFC 9849 sections 6.2 and 10.10.4).
 
 use super::{NoHost, Progress, Protocol, Sniffed};
 use crate::addr::Host;
@@ -24,6 +28,9 @@ const MESSAGE_HEADER: usize = 4;
 /// `ExtensionType` `server_name`, and the `NameType` `host_name` in it (RFC 6066 section 3). Both are 0.
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
+/// `ExtensionType` `encrypted_client_hello` (RFC 9849 section 11.1), and `encrypted_server_name`, by which the first drafts
+/// (draft-ietf-tls-esni up to 06) hid the name alone: hardly seen any more, and it means the same.
+const ENCRYPTED: [u16; 2] = [0xfe0d, 0xffce];
 
 /// Reads what began with [`HANDSHAKE`]. The answer waits for the whole hello: a second `server_name` may be its last
 /// extension.
@@ -36,11 +43,12 @@ pub(super) fn inspect(bytes: &[u8]) -> Progress {
     }
     match client_hello(bytes) {
         Ok(None) => Progress::NeedMore(Protocol::Tls),
-        Ok(Some(message)) => Progress::Done(Sniffed {
-            protocol: Protocol::Tls,
-            host: message.get(MESSAGE_HEADER..).ok_or(NoHost::Malformed).and_then(server_name),
-            head_request: false,
-        }),
+        Ok(Some(message)) => {
+            let mut ech = false;
+            let body = message.get(MESSAGE_HEADER..).ok_or(NoHost::Malformed);
+            let host = body.and_then(|body| server_name(body, &mut ech));
+            Progress::Done(Sniffed { protocol: Protocol::Tls, host, head_request: false, ech })
+        }
         Err(why) => Progress::Done(Sniffed::none(Protocol::Tls, why)),
     }
 }
@@ -102,8 +110,9 @@ fn client_hello(mut bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, NoHost> {
     Ok(None)
 }
 
-/// The name in the body of a `ClientHello` (RFC 8446 section 4.1.2).
-fn server_name(body: &[u8]) -> Result<Host, NoHost> {
+/// The name in the body of a `ClientHello` (RFC 8446 section 4.1.2). `ech` is set as soon as such an extension begins:
+/// what is in it, or breaks behind it, takes nothing back.
+fn server_name(body: &[u8], ech: &mut bool) -> Result<Host, NoHost> {
     // tls-parser takes an extension block whose length is wrong for none at all, and leaves its bytes over.
     let (left_over, hello) = parse_tls_handshake_client_hello(body).map_err(|_| NoHost::Malformed)?;
     if !left_over.is_empty() || hello.ciphers.is_empty() || hello.comp.is_empty() {
@@ -116,8 +125,10 @@ fn server_name(body: &[u8]) -> Result<Host, NoHost> {
     // silence where the block is cut off.
     while !extensions.is_empty() {
         let (kind, after) = extensions.split_first_chunk().ok_or(NoHost::Malformed)?;
+        let kind = u16::from_be_bytes(*kind);
+        *ech |= ENCRYPTED.contains(&kind);
         let (data, rest) = counted(after)?;
-        if u16::from_be_bytes(*kind) == SERVER_NAME {
+        if kind == SERVER_NAME {
             doubled |= found.replace(data).is_some();
         }
         extensions = rest;

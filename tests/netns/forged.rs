@@ -78,6 +78,12 @@ fn record_of(daemon: &Daemon, count: usize) -> Value {
     daemon.wait_records(count).swap_remove(count - 1)
 }
 
+/// Whether the record says that the name does not go with the address; else it says nothing.
+#[track_caller]
+fn is_said_to_be_forged(record: &Value, forged: bool) {
+    assert_eq!(record.get("forged"), forged.then_some(&Value::Bool(true)), "{record}");
+}
+
 /// A host rule: of the whitelist, of the direct list.
 const HOST_RULES: [[&str; 2]; 2] =
     [["--allow", "www.example.com,v4.example.com"], ["--direct", "www.example.com,v4.example.com"]];
@@ -98,11 +104,15 @@ fn resolved_goes_to_an_address_of_the_name() {
                 // Its own address is kept, whichever of them it is.
                 ("www.example.com", WEB_V4, WEB_V4),
                 ("www.example.com", WEB_V6, WEB_V6),
+                // Of several the one of the client's family, which is known to be routed.
+                ("www.example.com", EVIL, WEB_V4),
+                ("www.example.com", EVIL_V6, WEB_V6),
             ] {
                 let answer = text(&claim(&lab, tls, at, claimed));
                 count += 1;
                 let record = record_of(&daemon, count);
                 assert_eq!(record["end"], "closed", "{record}");
+                is_said_to_be_forged(&record, at != dialled);
                 let dialled: SocketAddr = format!(
                     "{}:{}",
                     if dialled.contains(':') { format!("[{dialled}]") } else { dialled.to_owned() },
@@ -133,9 +143,11 @@ fn strict_goes_nowhere_else() {
                 count += 1;
                 let record = record_of(&daemon, count);
                 assert_eq!((&record["end"], &record["host"]), (&"forged".into(), &"v4.example.com".into()));
+                is_said_to_be_forged(&record, true);
             }
             assert!(claim(&lab, tls, WEB_V4, "v4.example.com").starts_with(b"reached 192.0.2.10:"));
             count += 1;
+            is_said_to_be_forged(&record_of(&daemon, count), false);
             assert_eq!(web.reached().len(), 1);
         }
     }
@@ -146,7 +158,7 @@ fn original_trusts_the_client() {
     let lab = Lab::router();
     let web = Web::new(&lab);
     lab.load_rules();
-    let _daemon = lab.daemon(&["--allow", "www.example.com", "--direct-to", "original"]);
+    let daemon = lab.daemon(&["--allow", "www.example.com", "--direct-to", "original"]);
     for tls in [false, true] {
         for (name, reached) in [("www.example.com", true), ("api.example.com", false)] {
             let answer = claim(&lab, tls, EVIL, name);
@@ -154,6 +166,8 @@ fn original_trusts_the_client() {
         }
     }
     assert_eq!(web.reached(), [format!("{EVIL}:80"), format!("{EVIL}:443")]);
+    // Nobody looked.
+    daemon.wait_records(4).iter().for_each(|record| is_said_to_be_forged(record, false));
 }
 
 /// An address that is allowed, or that nothing forbids, is where the connection goes, whatever the name would resolve to.
@@ -172,7 +186,9 @@ fn an_address_decides_for_itself() {
                 for name in ["www.example.com", "loopback.example.com", "nowhere.example"] {
                     assert!(claim(&lab, tls, EVIL, name).starts_with(b"reached 198.51.100.66:"), "{args:?}");
                     count += 1;
-                    assert_eq!(record_of(&daemon, count)["host"], name);
+                    let record = record_of(&daemon, count);
+                    assert_eq!(record["host"], name);
+                    is_said_to_be_forged(&record, false);
                 }
             }
             let reached = web.reached();
@@ -234,6 +250,7 @@ fn names_of_forbidden_addresses() {
                     count += 1;
                     let record = record_of(&daemon, count);
                     assert_eq!(record["end"], "prohibited-address", "{record}");
+                    is_said_to_be_forged(&record, false);
                     assert_eq!(record["host"], *name);
                 }
             }

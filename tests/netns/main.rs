@@ -13,6 +13,7 @@
 #![allow(dead_code)]
 
 mod answers;
+mod audit;
 mod bulk;
 mod capture;
 mod chain;
@@ -21,6 +22,7 @@ mod credentials;
 mod crowd;
 mod dead_spares;
 mod demo;
+mod ech;
 mod faults;
 mod forged;
 #[path = "../common/hello.rs"]
@@ -34,9 +36,11 @@ mod pages;
 mod phases;
 mod policy;
 mod relay;
+mod reload;
 mod replies;
 mod sniffing;
 mod spares;
+mod suggest;
 mod support;
 mod support_test;
 mod upstream;

@@ -119,6 +119,50 @@ fn what_follows_the_hello_is_not_looked_at() {
 }
 
 #[test]
+fn an_encrypted_name_is_told_whatever_is_in_it() {
+    let told = |bytes: &[u8]| {
+        let (at, sniffed) = earliest(bytes).expect("an answer");
+        assert_eq!(at, bytes.len());
+        (sniffed.ech, sniffed.host.map(|host| host.to_string()))
+    };
+    // Outer, HKDF-SHA256, AES-128-GCM, config 7, a key of 32 octets, a payload of 32 (RFC 9849 section 5).
+    let outer = [&[0, 0, 1, 0, 1, 7, 0, 32][..], &[8; 32], &[0, 32], &[9; 32]].concat();
+    let ech = |data: &[u8]| extension(0xfe0d, data);
+    let cut_off = b"\xfe\x0d\0\x09\0";
+    use NoHost::*;
+    for (what, extensions, host) in [
+        ("first", [ech(&outer), sni(NAME)].concat(), found()),
+        ("last", [sni(NAME), ech(&outer)].concat(), found()),
+        ("inner", [ech(b"\x01"), sni(NAME)].concat(), found()),
+        ("empty", [ech(b""), sni(NAME)].concat(), found()),
+        ("not what it should be", [ech(b"\xff\xff"), sni(NAME)].concat(), found()),
+        ("doubled", [ech(&outer), ech(&outer), sni(NAME)].concat(), found()),
+        ("by its first code point", [extension(0xffce, &[7; 300]), sni(NAME)].concat(), found()),
+        ("without an outer name", ech(&outer), Err(Absent)),
+        ("beside two names", [sni(NAME), ech(&outer), sni(NAME)].concat(), Err(Doubled)),
+        ("beside a literal", [sni(b"192.0.2.1"), ech(&outer)].concat(), Err(Invalid(HostError::Literal))),
+        ("longer than the block", [&sni(NAME)[..], cut_off].concat(), Err(Malformed)),
+        ("only its type", [&sni(NAME)[..], &cut_off[..2]].concat(), Err(Malformed)),
+        ("before what breaks", [&ech(&outer)[..], b"\0"].concat(), Err(Malformed)),
+    ] {
+        assert_eq!(told(&hello(&extensions)), (true, host), "{what}");
+    }
+    for (what, extensions) in [
+        ("none", sni(NAME)),
+        ("its neighbours", [0xfe0c, 0xfe0e, 0xffcd, 0xffcf].map(|kind| extension(kind, &outer)).concat()),
+        ("GREASE of another kind", extension(0x0a0a, &outer)),
+        ("inside another extension", extension(51, &ech(&outer))),
+        // What cannot be found among what breaks before it is not told.
+        ("half of its type", [&sni(NAME)[..], &cut_off[..1]].concat()),
+        ("behind what breaks", [b"\0\x17\xff\xff", &ech(&outer)[..]].concat()),
+    ] {
+        assert!(!told(&hello(&extensions)).0, "{what}");
+    }
+    let followed = inspect(&[hello(&sni(NAME)), hello(&ech(&outer))].concat());
+    assert!(matches!(followed, Progress::Done(Sniffed { ech: false, .. })), "behind the hello");
+}
+
+#[test]
 fn no_name() {
     let one = entry(0, NAME);
     let list = |entries: &[u8]| extension(0, &with_len16(entries));
