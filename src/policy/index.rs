@@ -25,7 +25,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use heads::Heads;
 use ipnet::IpNet;
-use lengths::Lengths;
+use lengths::{Lengths, Net};
 use names::Names;
 use std::fmt;
 use std::num::NonZeroU16;
@@ -35,7 +35,7 @@ use std::num::NonZeroU16;
 pub(super) struct Index {
     heads: Heads,
     names: Names,
-    nets: HashMap<IpNet, Slot>,
+    nets: HashMap<Net, Slot>,
     lengths: Lengths,
     everything: Option<Slot>,
     any_host: Option<Slot>,
@@ -108,7 +108,7 @@ impl Index {
             probes::lookup();
             let Some(slot) = self.nets.get(&net) else { continue };
             if let Some(Candidate { rule, port, .. }) = self.first(slot, rule_of(best), ground) {
-                best = Some(Best { rule, matched: Matched::Address { net, port } });
+                best = Some(Best { rule, matched: Matched::Address { net: net.get()?, port } });
             }
         }
         best
@@ -137,7 +137,7 @@ impl Index {
         let everything = self.everything.iter().map(move |slot| all(Key::Everything, slot));
         let any_host = self.any_host.iter().map(move |slot| all(Key::AnyHost, slot));
         let names = self.names.iter().map(move |(name, slot)| all(Key::Name(name), slot));
-        let nets = self.nets.iter().map(move |(net, slot)| all(Key::Net(*net), slot));
+        let nets = self.nets.iter().filter_map(move |(net, slot)| Some(all(Key::Net(net.get()?), slot)));
         everything.chain(any_host).chain(names).chain(nets)
     }
 
@@ -147,7 +147,7 @@ impl Index {
             Key::Everything => self.everything.as_ref(),
             Key::AnyHost => self.any_host.as_ref(),
             Key::Name(name) => self.names.get(name),
-            Key::Net(net) => self.nets.get(&net),
+            Key::Net(net) => self.nets.get(&Net::from(net)),
         };
         slot.map(|slot| self.lists.all(slot)).unwrap_or_default()
     }
@@ -233,7 +233,7 @@ impl Builder {
             }
             Destination::Pattern(Pattern { matcher: Matcher::Net(net), port }) => {
                 index.lengths.add(net);
-                match index.nets.entry(net) {
+                match index.nets.entry(Net::from(net)) {
                     Entry::Vacant(place) => {
                         place.insert(Slot::One(of(HostKind::Exact, port)));
                         Some(())

@@ -4,7 +4,7 @@
 use super::super::pattern::HostKind;
 use super::TooLarge;
 use super::heads::Heads;
-use super::lengths::Lengths;
+use super::lengths::{Lengths, Net};
 #[cfg(test)]
 use super::probes;
 use crate::addr::ClientAddr;
@@ -207,7 +207,7 @@ struct Filed {
     list: u32,
     /// By a network of clients and by a port; none is for those that are for every client or every port, or for too many
     /// to be filed under each. Where there is a list for a port there is one for none, perhaps an empty one.
-    files: HashMap<(Option<IpNet>, Option<NonZeroU16>), Vec<Candidate>>,
+    files: HashMap<(Option<Net>, Option<NonZeroU16>), Vec<Candidate>>,
     /// Of the networks of clients.
     lengths: Lengths,
 }
@@ -235,6 +235,7 @@ impl Filed {
         };
         for source in sources {
             source.into_iter().for_each(|net| self.lengths.add(net));
+            let source = source.map(Net::from);
             self.files.entry((source, None)).or_default();
             for port in &ports {
                 self.files.entry((source, *port)).or_default().push(candidate);
@@ -243,7 +244,7 @@ impl Filed {
     }
 
     /// What is filed there for every port and for this one.
-    fn at(&self, source: Option<IpNet>, port: Option<NonZeroU16>) -> impl Iterator<Item = &[Candidate]> {
+    fn at(&self, source: Option<Net>, port: Option<NonZeroU16>) -> impl Iterator<Item = &[Candidate]> {
         let get = |port| {
             #[cfg(test)]
             probes::lookup();

@@ -55,7 +55,7 @@ impl Names {
         &'a self,
         host: &'a str,
     ) -> impl Iterator<Item = (u8, &'static [HostKind], &'a Slot)> {
-        let labels = suffixes(host).count();
+        let labels = labels(host);
         suffixes(host).enumerate().filter_map(move |(above, (offset, suffix))| {
             let (depths, kinds): (_, &[HostKind]) = match above {
                 0 => (self.exact, &[HostKind::Exact]),
@@ -70,7 +70,7 @@ impl Names {
     /// Whether there is room for it: there is none past 4 GiB of names.
     pub(super) fn put(&mut self, name: &str, candidate: Candidate, drafts: &mut Drafts) -> Option<()> {
         let depths = if candidate.kind == HostKind::Exact { &mut self.exact } else { &mut self.wild };
-        depths.add(suffixes(name).count());
+        depths.add(labels(name));
         let hash = self.hash(name);
         let Self { text, places, hasher, .. } = self;
         let rehash = |place: &Place| hasher.hash_one(place.name(text));
@@ -101,9 +101,14 @@ impl Names {
     }
 }
 
+fn labels(name: &str) -> usize {
+    name.bytes().filter(|octet| *octet == b'.').count().saturating_add(1)
+}
+
 /// A name, then without its first label and so on, each with the place where it begins.
 pub(super) fn suffixes(name: &str) -> impl Iterator<Item = (usize, &str)> {
-    let parents = name.match_indices('.').map(|(dot, _)| dot.saturating_add(1));
+    let dots = name.bytes().enumerate().filter(|&(_, octet)| octet == b'.');
+    let parents = dots.map(|(dot, _)| dot.saturating_add(1));
     std::iter::once(0).chain(parents).filter_map(|start| Some((start, name.get(start..)?)))
 }
 

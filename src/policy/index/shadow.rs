@@ -36,7 +36,10 @@ impl Index {
             Destination::Everything(_) => None,
             Destination::AnyHost(_) => any(&self.any_host),
             Destination::Pattern(Pattern { matcher: Matcher::Net(net), .. }) => {
-                let wider = self.lengths.networks_of(net.addr()).filter(|wider| wider.contains(net));
+                let wider = self
+                    .lengths
+                    .networks_of(net.addr())
+                    .filter(|wider| wider.get().is_some_and(|wider| wider.contains(net)));
                 wider.filter_map(|wider| takes_all(self.nets.get(&wider)?, &[HostKind::Exact])).min()
             }
             Destination::Pattern(Pattern { matcher: Matcher::Host { kind, name }, .. }) => {
