@@ -12,7 +12,10 @@ use std::path::PathBuf;
     version,
     about = "Carries redirected TCP connections on by hostname, directly or through an HTTP CONNECT proxy",
     after_help = "Every flag may be set as WAYLEAVE_<FLAG> in the environment; a flag beats it, lists are united.\n\
-                  RUST_LOG=debug says more. The manual is wayleave(8).",
+                  RUST_LOG=debug says more. The manuals are wayleave(8) and wayleave-policy(5).",
+    override_usage = "wayleave [OPTIONS]\n       wayleave check [OPTIONS]\n       \
+                      wayleave explain [OPTIONS] <CLIENT> <DESTINATION>\n       \
+                      wayleave suggest [OPTIONS] [FILE]...",
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = true,
     max_term_width = 100

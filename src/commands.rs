@@ -15,6 +15,11 @@ fn print(text: &impl fmt::Display) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The width of a column for texts of these widths, in characters. A few long ones do not push it out of sight.
+fn widest(widths: impl Iterator<Item = usize>) -> usize {
+    widths.filter(|width| *width <= 72).max().unwrap_or_default()
+}
+
 /// Everything that is wrong, each on a line of its own.
 fn complain_of_all(err: &SettingsError) -> ExitCode {
     for one in err.all() {

@@ -21,7 +21,11 @@ use arc_swap::ArcSwapOption;
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+
+/// How long a name that does not go with the address is looked into where nothing but its own addresses will do.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Everything that dialling needs.
 #[derive(Debug)]
@@ -94,7 +98,12 @@ impl Dialler {
         }
         // What is never dialled for a name is not made right by one.
         let wanted = self.may_be_dialled(here.ip()).then(|| here.ip());
-        let claim = match timeout_at(deadline, self.resolver.claim(host, wanted)).await {
+        // Where nothing else will do there is more reason to wait, and still time to say no.
+        let now = Instant::now();
+        let half = deadline.saturating_duration_since(now).checked_div(2).unwrap_or_default();
+        let patience = (self.direct_to == DirectTo::Strict).then(|| now.checked_add(half.min(PATIENCE)));
+        let claim = self.resolver.claim(host, wanted, patience.flatten());
+        let claim = match timeout_at(deadline, claim).await {
             Err(_) => return Err(DialError::ResolveTimeout { host: host.clone() }),
             Ok(Err(err)) => return Err(DialError::Resolve { host: host.clone(), err }),
             Ok(Ok(claim)) => claim,
@@ -105,7 +114,9 @@ impl Dialler {
         let allowed = claim.addrs.iter().filter(|ip| self.may_be_dialled(**ip) && may_go_to(**ip));
         let mut addrs: Vec<SocketAddr> = allowed.map(|ip| SocketAddr::new(*ip, here.port())).collect();
         if addrs.is_empty() {
-            return Err(DialError::Prohibited { host: host.clone(), addr: claim.addrs.first().copied() });
+            let addr = claim.addrs.first().copied();
+            let by_policy = addr.is_some_and(|ip| self.may_be_dialled(ip));
+            return Err(DialError::Prohibited { host: host.clone(), addr, by_policy });
         }
         if self.direct_to == DirectTo::Strict {
             return Err(DialError::Forged { host: host.clone(), dst });

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
@@ -158,7 +158,8 @@ async fn watch(
     drain_timeout: Duration,
 ) -> Outcome {
     let mut cut_at: Option<Instant> = None;
-    let reloading = Arc::new(AtomicBool::new(false));
+    // HUPs that were not yet answered by a reading that began after them.
+    let reloads = Arc::new(AtomicUsize::new(0));
     loop {
         let event = tokio::select! {
             () = server.finished() => break,
@@ -185,7 +186,7 @@ async fn watch(
                 ctx.dialler.spares.close();
                 cut_at = Instant::now().checked_add(drain_timeout);
             }
-            Some(Event::Reload) => reload(cli, ctx, &reloading),
+            Some(Event::Reload) => reload(cli, ctx, &reloads),
             Some(Event::Show) => show(ctx),
             None => return Err("the signal handler is gone".into()),
         }
@@ -206,29 +207,24 @@ async fn until(at: Option<Instant>) {
 }
 
 /// HUP: reads everything again and takes the policy over, all of it or nothing. On a thread of its own, for a file may
-/// be on a file system that hangs; while it does, another HUP changes nothing.
-fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
-    if reloading.swap(true, Ordering::AcqRel) {
-        tracing::warn!("the policy is still being read");
+/// be on a file system that hangs. A HUP that comes while it does is not forgotten: what was read before it may be old.
+fn reload(cli: &Flags, ctx: &Arc<Context>, asked: &Arc<AtomicUsize>) {
+    if asked.fetch_add(1, Ordering::AcqRel) > 0 {
+        tracing::info!("the policy is still being read, and will be once more");
         return;
     }
-    let (cli, ctx, done) = (cli.clone(), Arc::clone(ctx), Arc::clone(reloading));
+    let (cli, ctx, asked_for) = (cli.clone(), Arc::clone(ctx), Arc::clone(asked));
     let started = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
-        match Settings::read(&cli, &Process) {
-            Ok(settings) => {
-                let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
-                ctx.policy.store(Arc::clone(&new));
-                tracing::info!("policy read again: {new}; {}{}", old.changes(&new), audited(&ctx));
-                if let Some(rechecked) = ctx.recheck() {
-                    tracing::info!("{rechecked}");
-                }
+        loop {
+            let before = asked_for.load(Ordering::Acquire);
+            read_again(&cli, &ctx);
+            if asked_for.compare_exchange(before, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
             }
-            Err(err) => tracing::error!("the policy stays as it was: {err}"),
         }
-        done.store(false, Ordering::Release);
     });
     if let Err(err) = started {
-        reloading.store(false, Ordering::Release);
+        asked.store(0, Ordering::Release);
         tracing::error!("the policy stays as it was: no thread to read it: {err}");
     }
 }
@@ -237,6 +233,20 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, reloading: &Arc<AtomicBool>) {
 fn audited(ctx: &Context) -> String {
     let count = ctx.audit.as_ref().map(Audit::count);
     count.map(|count| format!(", {count} would have been refused so far (--audit)")).unwrap_or_default()
+}
+
+fn read_again(cli: &Flags, ctx: &Context) {
+    match Settings::read(cli, &Process) {
+        Ok(settings) => {
+            let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
+            ctx.policy.store(Arc::clone(&new));
+            tracing::info!("policy read again: {new}; {}{}", old.changes(&new), audited(ctx));
+            if let Some(rechecked) = ctx.recheck() {
+                tracing::info!("{rechecked}");
+            }
+        }
+        Err(err) => tracing::error!("the policy stays as it was: {err}"),
+    }
 }
 
 /// USR1: the open connections, one a line.

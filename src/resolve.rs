@@ -8,7 +8,7 @@ mod question;
 mod recent;
 
 use crate::addr::Host;
-use cache::{Cache, Look, Outcome, Question, Waiting};
+use cache::{Again, Cache, Look, Outcome, Question, Waiting, YOUNG};
 use files::Files;
 use std::fmt;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Descriptors of a question that is being asked: a socket for each family.
 pub const DESCRIPTORS_OF_A_QUESTION: usize = 2;
@@ -28,6 +28,9 @@ pub const MAX_QUESTIONS: usize = 256;
 const MAX_ADDRS: usize = 64;
 /// How long a question goes on that nobody waits for any more: whoever tries again may find its answer.
 const LONGEST_ALONE: Duration = Duration::from_secs(5);
+
+/// How long a newer answer is waited for where the one that is known will do.
+const BRIEFLY: Duration = Duration::from_millis(500);
 
 /// Why a name has no addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,26 +135,52 @@ impl Resolver {
     }
 
     /// Whether a name has this address, and the addresses that it has. If it seems not to, it is asked for once more,
-    /// unless that was done within the last second: answers change from one question to the next, and the client may
-    /// have got another one. Without an address only the name's are looked for.
+    /// unless it was asked for only now, or that was done within the last second: answers change from one question to
+    /// the next, and the client may have got another one. Without an address only the name's are looked for.
+    ///
+    /// A newer answer is waited for until `patience`, where nothing but the right address will do, also for that second to
+    /// be over. Otherwise it is waited for only briefly.
     ///
     /// # Errors
     /// As for [`Self::lookup`].
-    pub async fn claim(&self, host: &Host, ip: Option<IpAddr>) -> Result<Claim, ResolveError> {
+    pub async fn claim(
+        &self,
+        host: &Host,
+        ip: Option<IpAddr>,
+        mut patience: Option<Instant>,
+    ) -> Result<Claim, ResolveError> {
         if let Some(addrs) = self.shared.files.addrs(host) {
             return Ok(Claim { is_right: ip.is_some_and(|ip| addrs.contains(&ip)), addrs });
         }
-        let addrs = self.lookup_dns(host).await?.addrs;
+        let Resolved { mut addrs, cached } = self.lookup_dns(host).await?;
         let Some(ip) = ip else { return Ok(Claim { is_right: false, addrs }) };
         let is_right =
             |addrs: &[IpAddr]| addrs.contains(&ip) || self.shared.lock().is_recent(host, ip, Instant::now());
-        if is_right(&addrs) {
-            return Ok(Claim { is_right: true, addrs });
+        let until = patience.unwrap_or_else(|| after(Instant::now(), BRIEFLY));
+        // An answer that came only now is as new as the client's.
+        let mut not_before = (!cached).then(|| after(Instant::now(), YOUNG));
+        while !is_right(&addrs) {
+            let again = match not_before.take() {
+                Some(at) => Again::NotBefore(at),
+                None => self.shared.lock().look_again(host, Instant::now())?,
+            };
+            match (again, patience.take()) {
+                (Again::Waiting(mut waiting), patience) => {
+                    // What is known is good enough then, whether a newer answer comes or not.
+                    if let Some((good_from, _)) = &mut waiting.fallback {
+                        *good_from = patience.unwrap_or(until.min(*good_from));
+                    }
+                    addrs = self.wait(host, waiting).await?;
+                    return Ok(Claim { is_right: is_right(&addrs), addrs });
+                }
+                (Again::NotBefore(at), Some(until)) if at < until => {
+                    sleep_until(at).await;
+                    addrs = self.lookup_dns(host).await?.addrs;
+                }
+                (Again::NotBefore(_), _) => return Ok(Claim { is_right: false, addrs }),
+            }
         }
-        let again = self.shared.lock().look_again(host, Instant::now())?;
-        let Some(waiting) = again else { return Ok(Claim { is_right: false, addrs }) };
-        let addrs = self.wait(host, waiting).await?;
-        Ok(Claim { is_right: is_right(&addrs), addrs })
+        Ok(Claim { is_right: true, addrs })
     }
 
     /// The same as [`Self::lookup`] for a name that is asked for all the time: an answer that has run out is still

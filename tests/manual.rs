@@ -1,12 +1,17 @@
-//! The manual, the help text and the code tell the same story.
+//! The manuals, the README, the help text and the code tell the same story.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
+
+#[path = "manual/shown.rs"]
+mod shown;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use clap::CommandFactory;
 use wayleave::cli::Cli;
+use wayleave::policy::Verb;
 use wayleave::record::Cause;
 
 /// The manual's source with its dashes as they are shown.
@@ -19,12 +24,28 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|err| panic!("{path}: {err}"))
 }
 
-/// Long flags of the command line that are shown, with the name of their value.
+/// Runs it with this on standard input. What it prints is little, and so is what it reads.
+fn feed(command: &mut Command, stdin: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It need not read it.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// The manual's pages.
+fn pages() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/man");
+    let pages = fs::read_dir(folder).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap());
+    pages.map(|page| format!("man/{page}")).collect()
+}
+
+/// Long flags of the command line and of its subcommands that are shown.
 fn flags() -> BTreeSet<String> {
     let mut command = Cli::command();
     command.build();
-    let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
-    shown.filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
+    let all = command.get_subcommands().chain([&command]).flat_map(clap::Command::get_arguments);
+    all.filter(|arg| !arg.is_hide_set()).filter_map(|arg| arg.get_long().map(str::to_owned)).collect()
 }
 
 /// Long flags that have an item in the manual's list: lines such as `.It Fl -local-port Ar port`.
@@ -52,6 +73,73 @@ fn the_readme_has_every_flag() {
     let readme = read("README.md");
     for flag in flags().iter().filter(|flag| !["help", "version"].contains(&flag.as_str())) {
         assert!(readme.contains(&format!("`--{flag}")), "README.md does not have --{flag}");
+    }
+}
+
+#[test]
+fn the_manual_and_the_readme_have_every_command() {
+    let (manual, readme) = (manual(), read("README.md"));
+    let command = Cli::command();
+    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    assert_eq!(names.len(), 3);
+    for name in names {
+        assert!(manual.contains(&format!("\n.Nm\n.Cm {name}\n")), "man/wayleave.8, SYNOPSIS: no {name}");
+        assert!(manual.contains(&format!("\n.It Cm {name}")), "man/wayleave.8, COMMANDS: no {name}");
+        assert!(readme.contains(&format!("| `wayleave {name} ")), "README.md does not have {name}");
+    }
+}
+
+#[test]
+fn the_manual_of_policies_has_every_verb_and_clause() {
+    let (manual, readme) = (read("man/wayleave-policy.5"), read("README.md"));
+    for verb in Verb::ALL.map(Verb::word) {
+        assert!(manual.contains(&format!("\n.It Cm {verb}\n")), "man/wayleave-policy.5 does not have {verb}");
+        assert!(readme.contains(&format!("\n| `{verb}` | ")), "README.md does not have {verb}");
+    }
+    let check = |clause: &str| {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_wayleave"));
+        let checked = feed(check.args(["check", "--policy", "/dev/stdin"]), &format!("allow * {clause}\n"));
+        String::from_utf8(checked.stderr).unwrap()
+    };
+    let clauses = manual.split("\n.Sh CLAUSES\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
+    let clauses = clauses.lines().filter_map(|line| line.strip_prefix(".It Cm ")?.split(' ').next());
+    let clauses: Vec<&str> = clauses.collect();
+    assert_eq!(clauses, ["from", "port", "via"]);
+    for clause in clauses {
+        assert!(check(clause).contains("a value is missing after it"), "{clause}: {}", check(clause));
+    }
+    // What it knows besides them it would say here.
+    assert!(check("until").contains(": from, port or nothing more: "), "{}", check("until"));
+}
+
+#[test]
+fn readme_installs_every_page_of_the_manual() {
+    let readme = read("README.md");
+    let pages = pages();
+    assert_eq!(pages.len(), 2);
+    for page in pages {
+        let (name, section) = page.strip_prefix("man/").and_then(|page| page.rsplit_once('.')).unwrap();
+        let line = format!("\ninstall -D -m 644 {page} /usr/local/share/man/man{section}/{name}.{section}\n");
+        assert!(readme.contains(&line), "README.md does not have:{line}");
+    }
+}
+
+/// A reload first tries what the daemon would then read.
+#[test]
+fn the_units_check_what_they_run() {
+    const PROGRAM: &str = "/usr/local/sbin/wayleave";
+    for unit in ["wayleave.service", "wayleave-gate.service"] {
+        let text = read(&format!("contrib/systemd/{unit}"));
+        let value = |key: &str| text.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>();
+        let start = value("ExecStart=");
+        let [arguments] =
+            start.iter().map(|line| line.strip_prefix(PROGRAM).unwrap()).collect::<Vec<_>>()[..]
+        else {
+            panic!("{unit}: {start:?}");
+        };
+        // systemd may have no credentials for it.
+        let check = format!("/usr/bin/env -u WAYLEAVE_UPSTREAM_CREDENTIALS {PROGRAM} check{arguments}");
+        assert_eq!(value("ExecReload="), [check, "/bin/kill -HUP $MAINPID".to_owned()], "{unit}");
     }
 }
 
@@ -85,10 +173,14 @@ fn the_manual_and_the_readme_have_every_cause() {
 
 #[test]
 fn the_manual_is_clean() {
-    let path = format!("{}/man/wayleave.8", env!("CARGO_MANIFEST_DIR"));
-    let lint = Command::new("mandoc").args(["-Tlint", "-Wstyle", &path]).output();
-    let lint = lint.unwrap_or_else(|err| panic!("mandoc: {err}: apt-get install mandoc (tests/run does it)"));
-    assert!(lint.status.success() && lint.stdout.is_empty(), "{}", String::from_utf8_lossy(&lint.stdout));
+    for page in pages() {
+        let path = format!("{}/{page}", env!("CARGO_MANIFEST_DIR"));
+        let lint = Command::new("mandoc").args(["-Tlint", "-Wstyle", &path]).output();
+        let lint =
+            lint.unwrap_or_else(|err| panic!("mandoc: {err}: apt-get install mandoc (tests/run does it)"));
+        let said = String::from_utf8_lossy(&lint.stdout);
+        assert!(lint.status.success() && said.is_empty(), "{said}");
+    }
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! `wayleave check`: are flags, policy and lists good, and what do they mean.
 
-use super::{complain_of_all, print};
+use super::{complain_of_all, print, widest};
+use crate::BAD_CONFIGURATION;
+use crate::complain;
 use std::fmt::{self, Write as _};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 use wayleave::cli::Flags;
+use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
-use wayleave::settings::{DirectTo, Process, Settings, each_rule, unknown_variables};
+use wayleave::settings::{DirectTo, Ech, Process, Settings, each_rule, unknown_variables};
 
 /// Destinations of a rule that are shown.
 const SHOWN: usize = 4;
@@ -17,7 +20,10 @@ pub(crate) fn check(flags: &Flags) -> ExitCode {
         Ok(settings) => settings,
         Err(err) => return complain_of_all(&err),
     };
-    let mut rules = Rules { settings: &settings, rules: Vec::new(), closed_by: None };
+    if let Err(err) = log::filter() {
+        return complain(&err, BAD_CONFIGURATION);
+    }
+    let mut rules = Rules { settings: &settings, rules: Vec::new(), closed: false, evaded: None };
     let default = match each_rule(flags, &Process, &mut rules) {
         Ok(default) => default,
         Err(err) => return complain_of_all(&err),
@@ -62,15 +68,26 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
             DirectTo::Original => "its original destination, whatever the host is",
         }
     )?;
-    writeln!(text, "\nThe first rule that matches decides:")?;
-    let width = rules.rules.iter().map(|rule| rule.place().len()).max().unwrap_or_default();
-    for rule in &rules.rules {
-        let way = way(rule.head.verb, &tunnel);
-        writeln!(text, "  {:width$}  {rule}  ->  {way}", rule.place())?;
+    if settings.ech == Ech::Deny {
+        writeln!(text, "a hello with an encrypted name (ECH) is denied, whatever the rules say")?;
     }
-    let way = way(if default == DefaultAction::Allow { Verb::Allow } else { Verb::Deny }, &tunnel);
-    writeln!(text, "  {:width$}  everything else  ->  {way}", "default")?;
-    let warnings = rules.warnings(default);
+    if settings.recheck {
+        writeln!(text, "open connections are held against each policy that is read again")?;
+    }
+    if settings.audit {
+        writeln!(text, "nothing is refused: what would be is let through, and noted (--audit)")?;
+    }
+    writeln!(text, "\nThe first rule that matches decides:")?;
+    let default = if default == DefaultAction::Allow { Verb::Allow } else { Verb::Deny };
+    let lines = rules.rules.iter().map(|rule| (rule.place(), rule.to_string(), rule.head.verb));
+    let last = ("default".to_owned(), "everything else".to_owned(), default);
+    let lines: Vec<(String, String, Verb)> = lines.chain([last]).collect();
+    let width = widest(lines.iter().map(|(place, ..)| place.chars().count()));
+    let rule_width = widest(lines.iter().map(|(_, rule, _)| rule.chars().count()));
+    for (place, rule, verb) in lines {
+        writeln!(text, "  {place:width$}  {rule:rule_width$}  ->  {}", way(verb, &tunnel))?;
+    }
+    let warnings = rules.warnings(default == Verb::Allow);
     if !warnings.is_empty() {
         writeln!(text, "\nTo be looked at:")?;
     }
@@ -94,7 +111,6 @@ struct Rule {
     /// Destinations that are never reached, the first few with the rule that comes before.
     unreached: usize,
     examples: Vec<(String, Option<NonZeroU32>)>,
-    names_hosts: bool,
 }
 
 impl Rule {
@@ -108,7 +124,8 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:6} {}", self.head.verb.word(), self.shown.join(", "))?;
+        let shown = if self.shown.is_empty() { "nothing".to_owned() } else { self.shown.join(", ") };
+        write!(f, "{:6} {shown}", self.head.verb.word())?;
         match self.destinations.saturating_sub(self.shown.len()) {
             0 => {}
             more => write!(f, " and {more} more")?,
@@ -121,8 +138,16 @@ impl fmt::Display for Rule {
 struct Rules<'a> {
     settings: &'a Settings,
     rules: Vec<Rule>,
-    /// The rule that takes everything.
-    closed_by: Option<Verb>,
+    /// A rule takes everything: those behind it do not matter.
+    closed: bool,
+    /// The first rule that denies hosts by name.
+    evaded: Option<Evaded>,
+}
+
+/// A rule that denies hosts by name, and whether what names none, or another, is let through behind it.
+struct Evaded {
+    place: String,
+    is_certain: bool,
 }
 
 impl Sink for Rules<'_> {
@@ -134,7 +159,6 @@ impl Sink for Rules<'_> {
             shown: Vec::new(),
             unreached: 0,
             examples: Vec::new(),
-            names_hosts: false,
         });
     }
 
@@ -142,16 +166,23 @@ impl Sink for Rules<'_> {
         let Some(number) = self.rules.len().checked_sub(1) else { return };
         let Some(rule) = self.rules.last_mut() else { return };
         rule.destinations = rule.destinations.saturating_add(1);
-        rule.names_hosts |= destination.is_host();
         if let Some(line) = self.settings.policy.shadow(&destination, number) {
             rule.unreached = rule.unreached.saturating_add(1);
             if rule.examples.len() < SHOWN {
                 rule.examples.push((destination.to_string(), line));
             }
         }
-        let closes = matches!(destination, Destination::Everything(None)) && rule.head.condition.is_empty();
-        if closes && self.closed_by.is_none() {
-            self.closed_by = Some(rule.head.verb);
+        if !self.closed {
+            let denies = rule.head.verb == Verb::Deny;
+            match &mut self.evaded {
+                None if denies && destination.is_host() => {
+                    self.evaded = Some(Evaded { place: rule.place(), is_certain: false });
+                }
+                Some(evaded) if !denies => evaded.is_certain |= destination.is_everywhere(),
+                _ => {}
+            }
+            self.closed =
+                matches!(destination, Destination::Everything(None)) && rule.head.condition.is_empty();
         }
         if rule.shown.len() < SHOWN {
             rule.shown.push(destination.to_string());
@@ -160,7 +191,7 @@ impl Sink for Rules<'_> {
 }
 
 impl Rules<'_> {
-    fn warnings(&self, default: DefaultAction) -> Vec<String> {
+    fn warnings(&self, open_by_default: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
             warnings.push(format!("{name} is set, and no flag is called so: it does nothing"));
@@ -178,25 +209,23 @@ impl Rules<'_> {
                 })
                 .collect();
             if rule.unreached > 0 {
-                warnings.push(format!(
-                    "{}: {} of {} destinations never matter: {}",
-                    rule.place(),
-                    rule.unreached,
-                    rule.destinations,
-                    examples.join(", ")
-                ));
+                let all = rule.unreached == rule.destinations;
+                let which = match all {
+                    true => "never reached".to_owned(),
+                    false => {
+                        format!("{} of {} destinations are never reached", rule.unreached, rule.destinations)
+                    }
+                };
+                let more = if rule.unreached > examples.len() { ", ..." } else { "" };
+                warnings.push(format!("{}: {which}: {}{more}", rule.place(), examples.join(", ")));
             }
         }
-        let open = match self.closed_by {
-            Some(verb) => verb != Verb::Deny,
-            None => default == DefaultAction::Allow,
-        };
-        let denies = self.rules.iter().find(|rule| rule.head.verb == Verb::Deny && rule.names_hosts);
-        if let Some(rule) = denies.filter(|_| open) {
+        let open = !self.closed && open_by_default;
+        if let Some(evaded) = self.evaded.as_ref().filter(|evaded| evaded.is_certain || open) {
             warnings.push(format!(
                 "{}: it denies hosts by name, and what names no host, or another one, is let through further down: \
                  a client that means to get round it can. Let through ** (all that has a host) and deny the rest",
-                rule.place()
+                evaded.place
             ));
         }
         warnings

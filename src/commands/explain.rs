@@ -1,18 +1,19 @@
 //! `wayleave explain`: which rule decides about a connection, which were looked at, and which way it would go.
 
-use super::{complain_of_all, print};
+use super::{complain_of_all, print, widest};
 use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::time::Duration;
-use wayleave::addr::{ClientAddr, Host, OriginalDst};
+use wayleave::addr::{ClientAddr, Host, OriginalDst, Target};
 use wayleave::cli::Explain;
 use wayleave::policy::{Action, By, Decision, Explainer, Outcome, Pattern, Query, Route, Step};
+use wayleave::record::Cause;
 use wayleave::resolve::Resolver;
-use wayleave::settings::{DirectTo, LogFormat, Process, Settings, each_rule};
+use wayleave::settings::{DirectTo, Ech, LogFormat, Process, Settings, each_rule};
 
 /// The port if none is given.
 const HTTPS: u16 = 443;
@@ -50,7 +51,13 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
             );
             return ExitCode::FAILURE;
         }
-        let one = Told { query, decision, steps, left_out, settings: &settings };
+        let audited = settings.audit && decision.is_denied();
+        let decision = match audited {
+            true => decision.let_through(settings.upstream.is_some()),
+            false => decision,
+        };
+        let unresolved = place.unresolved.as_deref();
+        let one = Told { query, decision, audited, steps, left_out, unresolved, settings: &settings };
         // Mostly all addresses of a name go the same way.
         match told.iter().find(|other| other.decision == one.decision) {
             Some(first) if settings.log_format == LogFormat::Text => {
@@ -65,12 +72,6 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
                 told.push(one);
             }
         }
-    }
-    if let Some(why) = place.unresolved.filter(|_| settings.log_format == LogFormat::Text) {
-        let _ = writeln!(
-            text,
-            "No address is known here ({why}): rules for addresses were asked about 0.0.0.0; --at says another."
-        );
     }
     print(&text.trim_end_matches('\n').chars().chain(['\n']).collect::<String>())
 }
@@ -100,16 +101,21 @@ impl Place {
             .parse()
             .map_err(|err| format!("{err} (a destination is HOST or ADDRESS, with :PORT or without)"))?;
         let port = |port: Option<NonZeroU16>| port.map_or(HTTPS, NonZeroU16::get);
-        let of = |host, addrs, port, unresolved| Self {
-            client: ClientAddr::new(client),
-            host,
-            addrs,
-            port,
-            unresolved,
+        let client = ClientAddr::new(client);
+        let is_v4 = client.get().is_ipv4();
+        // A client dials by its own family, and rules for clients of the other would answer for a connection that
+        // cannot be.
+        let of_the_family = |addr: IpAddr| match addr.to_canonical().is_ipv4() == is_v4 {
+            true => Ok(vec![addr]),
+            false => Err(format!(
+                "{} cannot dial {addr}: write a client and an address that are both IPv4 or both IPv6",
+                client.get().ip()
+            )),
         };
+        let of = |host, addrs, port, unresolved| Self { client, host, addrs, port, unresolved };
         if let Some((addr, given)) = destination.exact_address() {
             return match at {
-                None => Ok(of(None, vec![addr], port(given), None)),
+                None => Ok(of(None, of_the_family(addr)?, port(given), None)),
                 Some(_) => Err("--at is for a HOST: an ADDRESS is where it is".to_owned()),
             };
         }
@@ -121,11 +127,21 @@ impl Place {
         };
         let host = host.clone();
         if let Some(at) = at {
-            return Ok(of(Some(host), vec![at], port(given), None));
+            return Ok(of(Some(host), of_the_family(at)?, port(given), None));
         }
-        match addresses(&host) {
-            Ok(addrs) => Ok(of(Some(host), addrs, port(given), None)),
-            Err(why) => Ok(of(Some(host), vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)], port(given), Some(why))),
+        let found = addresses(&host).map(|mut addrs| {
+            addrs.retain(|addr| addr.is_ipv4() == is_v4);
+            addrs
+        });
+        match found {
+            Ok(addrs) if !addrs.is_empty() => Ok(of(Some(host), addrs, port(given), None)),
+            none => {
+                let any = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let why = none.err().unwrap_or_else(|| {
+                    format!("it has none of the client's family, {}", if is_v4 { "IPv4" } else { "IPv6" })
+                });
+                Ok(of(Some(host), vec![any], port(given), Some(why)))
+            }
         }
     }
 }
@@ -149,8 +165,12 @@ fn addresses(host: &Host) -> Result<Vec<IpAddr>, String> {
 struct Told<'a> {
     query: Query<'a>,
     decision: Decision,
+    /// It would be denied, and is let through.
+    audited: bool,
     steps: Vec<Step>,
     left_out: usize,
+    /// Why the address is none of the host's.
+    unresolved: Option<&'a str>,
     settings: &'a Settings,
 }
 
@@ -176,23 +196,36 @@ impl Told<'_> {
         if let Some(route) = self.decision.route() {
             put("route", json!(route.word()));
         }
+        if self.audited {
+            put("audit", json!(Cause::Denied.word()));
+        }
         if let Some(target) = self.decision.tunnel_target(&self.query) {
             put("asks_for", json!(target.to_string()));
+        }
+        if let Some(why) = self.unresolved {
+            put("unresolved", json!(why));
         }
         Value::Object(map)
     }
 
     fn way(&self) -> String {
-        let dst = self.query.dst;
+        let dst = match self.unresolved {
+            Some(_) => "the address that the client dials".to_owned(),
+            None => self.query.dst.to_string(),
+        };
         match (self.decision.action, self.query.host) {
             (Action::Deny, _) => "It is denied".to_owned(),
             (Action::Forward { route: Route::Tunnel, .. }, _) => {
                 let upstream = self.settings.upstream.as_ref().map(ToString::to_string).unwrap_or_default();
-                let target = self.decision.tunnel_target(&self.query).map(|target| target.to_string());
-                format!("It goes through {upstream}, which is asked for {}", target.unwrap_or_default())
+                let target = match self.decision.tunnel_target(&self.query) {
+                    Some(host @ Target::Host(..)) => host.to_string(),
+                    Some(Target::Addr(_)) | None => dst,
+                };
+                format!("It goes through {upstream}, which is asked for {target}")
             }
             (Action::Forward { route: Route::Direct, by: By::Host }, Some(host)) => {
                 match self.settings.direct_to {
+                    _ if self.settings.audit => format!("It goes directly to {dst}"),
                     DirectTo::Resolved => format!(
                         "It goes directly to {dst} if that is an address of {host} by then, else to one that is"
                     ),
@@ -213,16 +246,16 @@ impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Query { client, host, dst } = self.query;
         match host {
+            Some(host) if self.unresolved.is_some() => {
+                writeln!(f, "{} to {host}, port {}", client.get().ip(), dst.get().port())?;
+            }
             Some(host) => writeln!(f, "{} to {host} at {dst}", client.get().ip())?,
             None => writeln!(f, "{} to {dst}, without a host", client.get().ip())?,
         }
         if self.steps.is_empty() {
             writeln!(f, "  there are no rules")?;
         }
-        let place = |step: &Step| match step.head.line {
-            Some(line) => format!("line {line}"),
-            None => "flag".to_owned(),
-        };
+        let width = widest(self.steps.iter().map(|step| written(step).chars().count()));
         // Rules for other destinations that follow one another are told in one line, if they are many.
         let mut others: Vec<&Step> = Vec::new();
         for step in &self.steps {
@@ -230,37 +263,60 @@ impl fmt::Display for Told<'_> {
                 others.push(step);
                 continue;
             }
-            tell_others(f, &mut others, place)?;
-            writeln!(f, "  {}: {}  ->  {}", place(step), step.text, step.outcome)?;
+            tell_others(f, &mut others, width)?;
+            tell(f, step, width)?;
         }
-        tell_others(f, &mut others, place)?;
+        tell_others(f, &mut others, width)?;
         if self.left_out > 0 {
-            writeln!(f, "  and {} more for other destinations", self.left_out)?;
+            writeln!(f, "  {} more among these rules are for other destinations", self.left_out)?;
         }
         let rule = self.decision.rule;
         let line = rule.line().map(|line| format!(", line {line}")).unwrap_or_default();
-        writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))
+        writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))?;
+        if self.audited {
+            writeln!(f, "Without --audit it would be denied.")?;
+        }
+        if self.settings.ech == Ech::Deny && host.is_some() {
+            writeln!(f, "A hello with an encrypted name (ECH) is denied whatever the rules say.")?;
+        }
+        match (host, self.unresolved) {
+            (Some(host), Some(why)) => writeln!(
+                f,
+                "No address of {host} is known here ({why}), so rules for addresses were held against {}: \
+                 say with --at which one the client dials.",
+                dst.get().ip()
+            ),
+            _ => Ok(()),
+        }
     }
+}
+
+/// A rule of the policy file with its line; one of a flag or a variable begins with its name.
+fn written(step: &Step) -> String {
+    match step.head.line {
+        Some(line) => format!("line {line}: {}", step.text),
+        None => step.text.clone(),
+    }
+}
+
+fn tell(f: &mut fmt::Formatter<'_>, step: &Step, width: usize) -> fmt::Result {
+    writeln!(f, "  {:width$}  ->  {}", written(step), step.outcome)
 }
 
 /// So many of them are told one by one.
 const FEW: usize = 5;
 
-fn tell_others(
-    f: &mut fmt::Formatter<'_>,
-    others: &mut Vec<&Step>,
-    place: impl Fn(&Step) -> String,
-) -> fmt::Result {
+fn tell_others(f: &mut fmt::Formatter<'_>, others: &mut Vec<&Step>, width: usize) -> fmt::Result {
+    let place = |step: &Step| match step.head.line {
+        Some(line) => format!("line {line}"),
+        None => step.text.split_whitespace().next().unwrap_or_default().to_owned(),
+    };
     let count = others.len();
     match (others.first(), others.last()) {
         (Some(first), Some(last)) if count > FEW => {
-            writeln!(f, "  {} to {}: {count} rules for other destinations", place(first), place(last))?;
+            writeln!(f, "  {} to {}: {count} rules, all for other destinations", place(first), place(last))?;
         }
-        _ => {
-            for step in others.iter() {
-                writeln!(f, "  {}: {}  ->  {}", place(step), step.text, step.outcome)?;
-            }
-        }
+        _ => others.iter().try_for_each(|step| tell(f, step, width))?,
     }
     others.clear();
     Ok(())

@@ -30,6 +30,8 @@ pub enum DialError {
         host: Host,
         /// One of them.
         addr: Option<IpAddr>,
+        /// It is the policy that has something against that one.
+        by_policy: bool,
     },
     /// `--direct-to strict`: the name does not resolve to the original destination.
     Forged {
@@ -87,10 +89,13 @@ impl fmt::Display for DialError {
         match self {
             Self::Resolve { host, err } => write!(f, "{host}: {err}"),
             Self::ResolveTimeout { host } => write!(f, "{host}: the resolver did not answer in time"),
-            Self::Prohibited { host, addr: Some(addr) } => {
+            Self::Prohibited { host, addr: Some(addr), by_policy: true } => {
+                write!(f, "{host} resolves to {addr}, which the policy denies")
+            }
+            Self::Prohibited { host, addr: Some(addr), by_policy: false } => {
                 write!(f, "{host} resolves to {addr}, which is not dialled for a name")
             }
-            Self::Prohibited { host, addr: None } => {
+            Self::Prohibited { host, addr: None, .. } => {
                 write!(f, "{host} resolves to nothing that may be dialled")
             }
             Self::Forged { host, dst } => write!(f, "{} is not an address of {host}", dst.get().ip()),

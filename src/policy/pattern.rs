@@ -65,6 +65,14 @@ impl Pattern {
         matches!(self.matcher, Matcher::Host { .. })
     }
 
+    /// The network, if it is one's pattern.
+    pub(super) const fn net(&self) -> Option<IpNet> {
+        match self.matcher {
+            Matcher::Net(net) => Some(net),
+            Matcher::Host { .. } => None,
+        }
+    }
+
     /// The network, if it is a network's pattern without a port.
     pub(super) const fn plain_net(&self) -> Option<IpNet> {
         match (&self.matcher, self.port) {

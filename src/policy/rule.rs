@@ -61,6 +61,18 @@ impl Destination {
     }
 }
 
+impl Destination {
+    /// It stands for every address, at least of one family and at one port, whatever the host.
+    #[must_use]
+    pub fn is_everywhere(&self) -> bool {
+        match self {
+            Self::Everything(_) => true,
+            Self::AnyHost(_) => false,
+            Self::Pattern(pattern) => pattern.net().is_some_and(|net| net.prefix_len() == 0),
+        }
+    }
+}
+
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -25,8 +25,8 @@ const LONGEST_NOTHING: Duration = Duration::from_secs(30);
 const FAILURE: Duration = Duration::from_secs(2);
 /// How long an answer that has run out is still better than none (RFC 8767).
 const LONGEST_STALE: Duration = Duration::from_secs(3600);
-/// A name is not asked for again sooner, whatever clients claim.
-const YOUNG: Duration = Duration::from_secs(1);
+/// A name that was asked for again is not sooner asked for once more, whatever clients claim.
+pub(super) const YOUNG: Duration = Duration::from_secs(1);
 /// Who has an old answer does not wait longer for a new one (RFC 8767 section 5).
 const PATIENCE: Duration = Duration::from_millis(1800);
 
@@ -57,8 +57,18 @@ pub(super) struct Question {
     /// Whoever waits for the answer listens here, and nobody else.
     pub(super) tell: watch::Sender<Option<Answer>>,
     since: Instant,
+    why: Why,
+}
+
+/// What a name is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// There is no answer that is still good.
+    Needed,
+    /// Somebody claims another address for it.
+    Doubted,
     /// For somebody who has an old answer, which only a better one replaces.
-    refresh: bool,
+    Refresh,
 }
 
 /// Somebody's place among those who wait for an answer.
@@ -80,6 +90,14 @@ pub(super) enum Look {
 
 /// Addresses that may have run out, and the question for newer ones if it is to be asked now.
 pub(super) type Stale = (Arc<[IpAddr]>, Option<Arc<Question>>);
+
+/// Whether there is a newer answer to be had.
+#[derive(Debug)]
+pub(super) enum Again {
+    Waiting(Waiting),
+    /// It was asked for again just now.
+    NotBefore(Instant),
+}
 
 #[derive(Debug)]
 struct Known {
@@ -106,13 +124,14 @@ impl Entry {
     }
 
     /// Joins the question that is under way, or begins one.
-    fn ask(&mut self, now: Instant, refresh: bool) -> Waiting {
+    fn ask(&mut self, now: Instant, why: Why) -> Waiting {
         let mut new = None;
         let question = self.asked.get_or_insert_with(|| {
-            let question = Question { tell: watch::Sender::new(None), since: now, refresh };
+            let question = Question { tell: watch::Sender::new(None), since: now, why };
             Arc::clone(new.insert(Arc::new(question)))
         });
-        Waiting { told: question.tell.subscribe(), new, fallback: None }
+        let (told, since) = (question.tell.subscribe(), question.since);
+        Waiting { told, new, fallback: self.stale(now, since) }
     }
 
     /// The old answer and since when it may be given, while a new one is asked for.
@@ -146,23 +165,21 @@ impl Cache {
         let entry = self.entry(host, now)?;
         match &entry.known {
             Some(known) if known.until > now => Ok(Look::Known(known.answer.clone())),
-            _ => {
-                let mut waiting = entry.ask(now, false);
-                let asked = entry.asked.as_ref().map_or(now, |question| question.since);
-                waiting.fallback = entry.stale(now, asked);
-                Ok(Look::Waiting(waiting))
-            }
+            _ => Ok(Look::Waiting(entry.ask(now, Why::Needed))),
         }
     }
 
-    /// A place among those who wait for a newer answer than the one that is known. None if that is young.
+    /// A place among those who wait for a newer answer than the one that is known, unless that is young and was itself a
+    /// second one.
     ///
     /// # Errors
     /// There are too many questions.
-    pub(super) fn look_again(&mut self, host: &Host, now: Instant) -> Result<Option<Waiting>, ResolveError> {
+    pub(super) fn look_again(&mut self, host: &Host, now: Instant) -> Result<Again, ResolveError> {
         let entry = self.entry(host, now)?;
-        let is_young = entry.known.as_ref().is_some_and(|known| known.again > now);
-        Ok((entry.asked.is_some() || !is_young).then(|| entry.ask(now, false)))
+        match &entry.known {
+            Some(known) if known.again > now && entry.asked.is_none() => Ok(Again::NotBefore(known.again)),
+            _ => Ok(Again::Waiting(entry.ask(now, Why::Doubted))),
+        }
     }
 
     /// The addresses that are known, whether they have run out or not; if they have, also a new question, unless it is
@@ -173,7 +190,7 @@ impl Cache {
         let known = entry.known.as_ref()?;
         let addrs = Arc::clone(known.answer.as_ref().ok()?);
         let has_run_out = known.until <= now;
-        Some((addrs, has_run_out.then(|| entry.ask(now, true).new).flatten()))
+        Some((addrs, has_run_out.then(|| entry.ask(now, Why::Refresh).new).flatten()))
     }
 
     /// Whether the name had this address not long ago.
@@ -200,12 +217,14 @@ impl Cache {
             return outcome.into_answer();
         };
         entry.asked = None;
-        if let Some(kept) = entry.keep_old(&outcome, question.refresh, now) {
+        if let Some(kept) = entry.keep_old(&outcome, question.why == Why::Refresh, now) {
             return Ok(kept);
         }
+        // The first answer may be from just before the one that a client got, however young it is.
+        let again = if question.why == Why::Doubted { YOUNG } else { Duration::ZERO };
         let (time, again) = match &outcome {
-            Outcome::Found { ttl, .. } => ((*ttl).clamp(SHORTEST, LONGEST), YOUNG),
-            Outcome::Nothing { ttl, .. } => ((*ttl).clamp(SHORTEST, LONGEST_NOTHING), YOUNG),
+            Outcome::Found { ttl, .. } => ((*ttl).clamp(SHORTEST, LONGEST), again),
+            Outcome::Nothing { ttl, .. } => ((*ttl).clamp(SHORTEST, LONGEST_NOTHING), again),
             Outcome::Failed(_) => (FAILURE, FAILURE),
         };
         entry.retire(now);

@@ -114,38 +114,87 @@ async fn an_address_that_a_name_seems_not_to_have_is_asked_for_once_more() {
     let server = Server::default();
     let resolver = server.resolver(8);
     let name = host("www.example");
-    let claim = |last| resolver.claim(&name, Some(ip(last)));
+    let claim = |last| resolver.claim(&name, Some(ip(last)), None);
     server.answers(found(&[1]));
-    // The answer is young.
     let one = claim(9).await.unwrap();
     assert_eq!((one.is_right, one.addrs.to_vec()), (false, vec![ip(1)]));
-    assert!(claim(1).await.unwrap().is_right);
-    assert_eq!(server.asked().len(), 1);
+    assert_eq!(server.asked().len(), 1, "it was asked for only now");
+    // From now on it is, once a second.
+    server.answers(found(&[1]));
+    assert!(claim(1).await.unwrap().is_right && !claim(9).await.unwrap().is_right);
+    assert_eq!(server.asked().len(), 2);
     tokio::time::advance(Duration::from_secs(1)).await;
     // Many at once are one question.
     server.answers(found(&[2]));
     let (a, b, c, d) = tokio::join!(claim(2), claim(1), claim(9), claim(2));
     assert_eq!([a, b, c, d].map(|claim| claim.unwrap().is_right), [true, true, false, true]);
-    assert_eq!(server.asked().len(), 2);
+    assert_eq!(server.asked().len(), 3);
     // What it had a moment ago is still its own, and is not asked for.
     tokio::time::advance(Duration::from_secs(10)).await;
     assert!(claim(1).await.unwrap().is_right);
-    assert_eq!(server.asked().len(), 2);
+    assert_eq!(server.asked().len(), 3);
     // Where no answer is to be had the old one counts.
     server.answers(Outcome::Failed(ResolveError("broken".into())));
     let one = claim(9).await.unwrap();
     assert_eq!((one.is_right, one.addrs.to_vec()), (false, vec![ip(2)]));
-    assert_eq!(server.asked().len(), 3);
+    assert_eq!(server.asked().len(), 4);
     // Who has no address in mind does not ask again.
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert!(!resolver.claim(&name, None).await.unwrap().is_right);
-    assert_eq!(server.asked().len(), 3);
+    assert!(!resolver.claim(&name, None, None).await.unwrap().is_right);
+    assert_eq!(server.asked().len(), 4);
     server.answers(Outcome::Nothing { why: "no such name", ttl: Duration::from_secs(5) });
     assert!(claim(9).await.is_err());
     assert!(claim(1).await.is_err(), "it has no address any more");
     tokio::time::advance(Duration::from_secs(5)).await;
     server.answers(found(&[3]));
     assert!(!claim(1).await.unwrap().is_right, "nor was it given back");
+}
+
+/// The client may have been told the next answer already.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_else_will_do_the_next_answer_is_waited_for() {
+    let server = Server::default();
+    let resolver = server.resolver(8);
+    let name = host("www.example");
+    for asked in [1, 2] {
+        server.answers(found(&[1]));
+        assert!(!resolver.claim(&name, Some(ip(2)), None).await.unwrap().is_right);
+        assert_eq!(server.asked().len(), asked);
+    }
+    tokio::time::advance(Duration::from_millis(400)).await;
+    server.answers(found(&[2]));
+    let (start, patience) = (Instant::now(), |time| Some(Instant::now() + Duration::from_millis(time)));
+    // There is no time for it.
+    let one = resolver.claim(&name, Some(ip(2)), patience(500)).await.unwrap();
+    assert!(!one.is_right && start.elapsed().is_zero());
+    assert_eq!(server.asked().len(), 2);
+    // All of them wait for the same answer, and those that it does not help are told no more than that.
+    let claim = |last| resolver.claim(&name, Some(ip(last)), patience(3000));
+    let (a, b, c) = tokio::join!(claim(2), claim(9), claim(2));
+    assert_eq!([a, b, c].map(|claim| claim.unwrap().is_right), [true, false, true]);
+    assert_eq!((server.asked().len(), start.elapsed().as_millis()), (3, 600));
+}
+
+/// A newer answer is not worth a connection: with one that will do nobody waits long for it.
+#[tokio::test(start_paused = true)]
+async fn a_newer_answer_that_does_not_come_is_not_waited_for() {
+    let server = Server::default();
+    let resolver = server.resolver(0);
+    let name = host("www.example");
+    let asked = Duration::from_millis(1);
+    assert!(tokio::time::timeout(asked, resolver.lookup(&name)).await.is_err());
+    resolver.shared.questions.add_permits(1);
+    server.answers(found(&[1]));
+    resolver.lookup(&name).await.unwrap();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let _taken = resolver.shared.questions.acquire().await.unwrap();
+    let start = Instant::now();
+    for (patience, waited) in [(None, 500), (Some(start + Duration::from_secs(3)), 3000)] {
+        let one = resolver.claim(&name, Some(ip(9)), patience).await.unwrap();
+        assert_eq!((one.is_right, one.addrs.to_vec()), (false, vec![ip(1)]));
+        assert_eq!(start.elapsed().as_millis(), waited);
+    }
+    assert!(resolver.claim(&name, Some(ip(1)), None).await.unwrap().is_right);
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,15 +342,15 @@ async fn the_hosts_file_comes_first() {
         assert_eq!(resolver.lookup(&name).await.unwrap().addrs.to_vec(), [ip(7)]);
     }
     assert_eq!(resolver.known(&name).unwrap().to_vec(), [ip(7)]);
-    assert!(resolver.claim(&name, Some(ip(7))).await.unwrap().is_right);
+    assert!(resolver.claim(&name, Some(ip(7)), None).await.unwrap().is_right);
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert!(!resolver.claim(&name, Some(ip(1))).await.unwrap().is_right);
+    assert!(!resolver.claim(&name, Some(ip(1)), None).await.unwrap().is_right);
     assert!(server.asked().is_empty());
     // Another address counts at once, and the old one not at all.
     std::fs::write(&path, "192.0.2.8 www.example\n").unwrap();
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(!resolver.claim(&name, Some(ip(7))).await.unwrap().is_right);
-    assert!(resolver.claim(&name, Some(ip(8))).await.unwrap().is_right);
+    assert!(!resolver.claim(&name, Some(ip(7)), None).await.unwrap().is_right);
+    assert!(resolver.claim(&name, Some(ip(8)), None).await.unwrap().is_right);
     // A name that is asked for the first time is looked for in the file of this moment.
     std::fs::write(&path, "192.0.2.9 new.example\n").unwrap();
     assert_eq!(resolver.lookup(&host("new.example")).await.unwrap().addrs.to_vec(), [ip(9)]);

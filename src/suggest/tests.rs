@@ -210,6 +210,7 @@ fn what_was_not_simply_carried() {
     }
     for allowed in [
         json!({ "audit": "denied", "rule": "default" }),
+        json!({ "audit": "denied", "rule": "deny:*", "line": 9 }),
         json!({ "rule": "allow:*.example.com" }),
         json!({ "rule": "tunnel:**" }),
         json!({ "forged": false }),

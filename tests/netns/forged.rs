@@ -13,17 +13,17 @@ use crate::support::tools::text;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6};
 
 /// An address that none of the allowed names has.
-const EVIL: &str = "198.51.100.66";
-const EVIL_V6: &str = "2001:db8:bb::666";
+pub(crate) const EVIL: &str = "198.51.100.66";
+pub(crate) const EVIL_V6: &str = "2001:db8:bb::666";
 
 /// Servers on 80 and 443 that write down at which address they were reached, and say it.
-struct Web {
+pub(crate) struct Web {
     reached: Arc<Mutex<Vec<SocketAddr>>>,
-    servers: [Server; 2],
+    pub(crate) servers: [Server; 2],
 }
 
 impl Web {
-    fn new(lab: &Lab) -> Web {
+    pub(crate) fn new(lab: &Lab) -> Web {
         let reached = Arc::<Mutex<Vec<SocketAddr>>>::default();
         let servers = [80, 443].map(|port| {
             let reached = Arc::clone(&reached);
@@ -41,13 +41,13 @@ impl Web {
     }
 
     /// What was reached since it was last asked.
-    fn reached(&self) -> Vec<String> {
+    pub(crate) fn reached(&self) -> Vec<String> {
         self.reached.lock().unwrap().drain(..).map(|at| at.to_string()).collect()
     }
 }
 
 /// A client that claims this name there, over HTTP on port 80 or over TLS on port 443.
-fn claim(lab: &Lab, tls: bool, address: &str, name: &str) -> Vec<u8> {
+pub(crate) fn claim(lab: &Lab, tls: bool, address: &str, name: &str) -> Vec<u8> {
     let bracketed = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
     let mut stream = lab.connect(&format!("{bracketed}:{}", if tls { 443 } else { 80 }));
     let first = match tls {
@@ -64,7 +64,7 @@ const ACCESS_DENIED: &[u8] = &[21, 3, 1, 0, 2, 2, 49];
 
 /// The answer is a refusal in the client's own protocol, for this reason.
 #[track_caller]
-fn is_refused(answer: &[u8], tls: bool, error: &str) {
+pub(crate) fn is_refused(answer: &[u8], tls: bool, error: &str) {
     if tls {
         assert_eq!(answer, ACCESS_DENIED);
         return;
@@ -198,7 +198,7 @@ fn an_address_decides_for_itself() {
 }
 
 /// Everything on these ports comes to the daemon, also what is meant for the router and for link-local addresses.
-fn redirect_everything(lab: &Lab) {
+pub(crate) fn redirect_everything(lab: &Lab) {
     lab.nft(
         "table inet t { chain c { type nat hook prerouting priority dstnat; iifname != lan0 return\n\
          tcp dport { 80, 443 } redirect to :8443\n}\n}",

@@ -410,8 +410,8 @@ fn reloads_under_load() {
             lab.file("allow", &lists[round % 2]);
             reload(&daemon, HELD);
             // Some are let in before the next.
-            let seen = daemon.records().len();
-            wait::holds("connections to come and go", || daemon.records().len() >= seen + 20);
+            let seen = daemon.log().len();
+            wait::holds("connections to come and go", || daemon.log().len() >= seen + 20);
         }
         // The last one while all of them go on.
         lab.file("allow", &lists[0]);
@@ -435,12 +435,18 @@ fn reloads_under_load() {
     }
     drop(kept);
     wait::holds("the end of all", || daemon.fds() < 80);
+    // Records come a moment later. Where ports of the client's clash, the kernel gives a redirected connection another
+    // one, so that they can only be counted.
+    wait::holds("the records", || count(&daemon, WHY) >= closed.len());
     let records = daemon.records();
-    let of = |host: &str| records.iter().filter(|r| r["host"] == host).collect::<Vec<_>>();
-    assert!(of(HOST_THAT_STAYS).iter().all(|r| r["end"] != "denied"));
-    let called_off = of(HOST_THAT_GOES).iter().filter(|r| r["detail"] == WHY).count();
-    assert!(called_off >= closed.len(), "{called_off} records of {} that were closed", closed.len());
-    assert!(of(HOST_THAT_GOES).iter().filter(|r| r["detail"] == WHY).all(|r| r["decision"] == "deny"));
+    let called_off: Vec<_> = records.iter().filter(|r| r["detail"] == WHY).collect();
+    assert!(called_off.iter().all(|r| r["host"] == HOST_THAT_GOES && r["end"] == "denied"));
+    assert!(records.iter().filter(|r| r["host"] == HOST_THAT_STAYS).all(|r| r["end"] == "closed"));
+    // Before the last reload a connection may have been let through again, too late for it.
+    let log = daemon.log();
+    let last = log.iter().rposition(|line| line.contains("policy read again: ")).unwrap();
+    let since: Vec<_> = log[last..].iter().filter(|line| line.contains(WHY)).collect();
+    assert!(!since.is_empty() && since.iter().all(|line| line.contains(r#""decision":"deny""#)), "{since:?}");
     let told: usize = daemon
         .log()
         .iter()
@@ -448,5 +454,5 @@ fn reloads_under_load() {
             line.split(" are denied and closed").next()?.rsplit(' ').next()?.parse::<usize>().ok()
         })
         .sum();
-    assert!(told >= called_off, "{told} said to be closed, {called_off} were");
+    assert!(told >= called_off.len(), "{told} said to be closed, {} were", called_off.len());
 }

@@ -69,8 +69,19 @@ impl One {
         self.cache.store(&self.host, &question, outcome, self.now)
     }
 
+    /// A place among those who wait for a newer answer, if there is one to be had.
+    fn again(&mut self) -> Option<Waiting> {
+        match self.cache.look_again(&self.host, self.now).unwrap() {
+            Again::Waiting(waiting) => Some(waiting),
+            Again::NotBefore(at) => {
+                assert!(at > self.now);
+                None
+            }
+        }
+    }
+
     fn ask_again(&mut self, outcome: Outcome) -> Answer {
-        let waiting = self.cache.look_again(&self.host, self.now).unwrap().expect("it is old enough");
+        let waiting = self.again().expect("it is old enough");
         self.cache.store(&self.host, &waiting.new.expect("a new question"), outcome, self.now)
     }
 
@@ -110,7 +121,7 @@ fn whoever_asks_meanwhile_joins() {
     let question = first.new.unwrap();
     let second = one.waiting();
     assert!(second.new.is_none() && first.fallback.is_none());
-    assert!(one.cache.look_again(&one.host, one.now).unwrap().unwrap().new.is_none());
+    assert!(one.again().unwrap().new.is_none());
     drop((first.told, second.told));
     one.cache.store(&one.host, &question, found(&[1], 30), one.now).unwrap();
     assert_eq!(addrs(one.known().unwrap()), [ip(1)]);
@@ -194,19 +205,17 @@ fn a_name_has_the_addresses_of_the_last_ten_minutes() {
 fn a_name_is_asked_for_again_once_a_second() {
     let mut one = One::new();
     one.ask(found(&[1], 300)).unwrap();
-    one.pass(0.999);
-    assert!(one.cache.look_again(&one.host, one.now).unwrap().is_none());
-    one.pass(0.001);
     assert_eq!(addrs(one.ask_again(found(&[2], 300))), [ip(2)]);
     assert!(one.is_recent(1));
-    assert!(one.cache.look_again(&one.host, one.now).unwrap().is_none());
-    one.pass(1.0);
+    one.pass(0.999);
+    assert!(one.again().is_none());
+    one.pass(0.001);
     // A failure leaves the answer as it is, and the name alone for two seconds.
     assert_eq!(addrs(one.ask_again(failed())), [ip(2)]);
     one.pass(1.9);
-    assert!(one.cache.look_again(&one.host, one.now).unwrap().is_none());
+    assert!(one.again().is_none());
     one.pass(0.1);
-    assert!(one.cache.look_again(&one.host, one.now).unwrap().is_some());
+    assert!(one.again().is_some());
     assert!(one.known().is_some(), "its time is not over");
 }
 

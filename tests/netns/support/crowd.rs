@@ -132,7 +132,7 @@ pub fn come_back(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 
 /// A shell gives a thousand or so, and lets a program have more that asks for it. The daemon needs as many.
 #[track_caller]
-fn raise_descriptor_limit(needed: usize) {
+pub fn raise_descriptor_limit(needed: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let room = needed as u64 + 1000;
     assert!(

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::agreement::Asker;
 use super::lab::Lab;
 use super::process::Process;
 use super::wait;
@@ -16,8 +17,10 @@ use super::wait;
 /// Port of `--local-port` when it is not given.
 pub const PORT: u16 = 8443;
 
+/// Dropped, it is killed, and `wayleave explain` must agree with what it did (see [`super::agreement`]).
 pub struct Daemon {
     process: Process,
+    asker: Asker,
 }
 
 /// How the daemon is started; made by [`Lab::start`], ended by [`Start::run`].
@@ -91,7 +94,8 @@ impl Start<'_> {
                 "--no-new-privs".to_owned(),
             ]);
         }
-        argv.push(binary_for_everyone(self.lab).to_string_lossy().into_owned());
+        let binary = binary_for_everyone(self.lab);
+        argv.push(binary.to_string_lossy().into_owned());
         let mut command = self.lab.router_side().command(&argv[0]);
         command.args(&argv[1..]).args(&self.args);
         if !self.args.iter().any(|arg| arg.starts_with("--log-format")) {
@@ -105,11 +109,16 @@ impl Start<'_> {
                 process.wait_ready("to listen", || self.lab.router_side().listens(port));
             }
         }
-        Daemon { process }
+        let asker = Asker::new(self.lab.router_side(), &binary, &self.args, &self.env);
+        Daemon { process, asker }
     }
 }
 
 impl Daemon {
+    pub(super) fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// Waits for the record that this is true of, and gives it.
     #[track_caller]
     pub fn record(&self, matches: impl Fn(&Value) -> bool) -> Value {
@@ -139,10 +148,31 @@ impl Daemon {
         self.process.lines()
     }
 
+    /// Nobody reads what it writes.
+    pub fn is_unread(&self) -> bool {
+        self.process.is_unread()
+    }
+
+    /// It has ended, and all that it wrote is in the log.
+    pub fn has_said_all(&self) -> bool {
+        !self.is_running() && self.process.is_read_out()
+    }
+
     /// Waits for a line with this text.
     #[track_caller]
     pub fn line(&self, part: &str) -> String {
         self.process.line(part)
+    }
+
+    /// Waits until there are `count` lines with this text, and gives the last of them.
+    #[track_caller]
+    pub fn nth_line(&self, count: usize, part: &str) -> String {
+        let mut seen = 0;
+        let found = self.process.find(wait::PATIENCE, |line| {
+            seen += usize::from(line.contains(part));
+            (seen == count).then(|| line.to_owned())
+        });
+        found.unwrap_or_else(|| panic!("it said {part:?} {seen} times, not {count} times"))
     }
 
     pub fn term(&self) {
@@ -225,7 +255,7 @@ impl Daemon {
 }
 
 /// A record, if this line is one; the daemon also writes diagnostics as JSON.
-fn parse(line: &str) -> Option<Value> {
+pub(super) fn parse(line: &str) -> Option<Value> {
     let value: Value = serde_json::from_str(line).ok()?;
     (value.get("client").is_some() && value.get("end").is_some()).then_some(value)
 }

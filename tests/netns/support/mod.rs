@@ -14,11 +14,14 @@
 //!
 //! Nothing sleeps for a fixed time: every wait polls a real condition and has a deadline ([`wait`]).
 
+pub mod agreement;
 pub mod bytes;
 pub mod client;
+pub mod clients;
 pub mod crowd;
 pub mod daemon;
 pub mod delay;
+pub mod dns;
 pub mod http;
 pub mod lab;
 pub mod namespace;

@@ -3,11 +3,14 @@
 //! Each runs in the foreground with a folder and a configuration of its own, and is gone with its handle.
 
 mod cntlm;
+mod dnsmasq;
 mod nginx;
 mod proxies;
 
 use std::path::{Path, PathBuf};
 
+#[allow(unused_imports)]
+pub use dnsmasq::DNSMASQ_V4;
 pub use nginx::CA;
 
 use super::process::Process;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ use super::wait;
 struct Lines {
     lines: Mutex<Vec<String>>,
     bell: Condvar,
+    /// Outputs that are being read.
+    open: AtomicUsize,
 }
 
 pub struct Process {
@@ -57,6 +60,7 @@ impl Process {
     pub fn read_on(&self) {
         for output in self.stalled.lock().unwrap().drain(..) {
             let lines = Arc::clone(&self.lines);
+            lines.open.fetch_add(1, Ordering::SeqCst);
             thread::spawn(move || {
                 let mut reader = BufReader::new(output);
                 let mut line = Vec::new();
@@ -65,6 +69,7 @@ impl Process {
                     lines.bell.notify_all();
                     line.clear();
                 }
+                lines.open.fetch_sub(1, Ordering::SeqCst);
             });
         }
     }
@@ -76,6 +81,17 @@ impl Process {
     /// What it wrote so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was started stalled, and still is.
+    pub fn is_unread(&self) -> bool {
+        !self.stalled.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Everything that it will ever write is in the lines: it, and whoever had its output from it, is gone.
+    pub fn is_read_out(&self) -> bool {
+        // Each reader holds them until the end.
+        Arc::strong_count(&self.lines) == 1
     }
 
     /// The first line from which `pick` makes something, now or within `deadline`.
@@ -105,10 +121,12 @@ impl Process {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().unwrap()
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until all that it said is read.
     #[track_caller]
     pub fn wait(&self) -> ExitStatus {
-        wait::until(&format!("the end of {}", self.name), || self.status())
+        let status = wait::until(&format!("the end of {}", self.name), || self.status());
+        wait::holds("the end of its output", || self.lines.open.load(Ordering::SeqCst) == 0);
+        status
     }
 
     #[track_caller]

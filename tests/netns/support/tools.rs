@@ -10,6 +10,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cntlm", "cntlm"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
+    ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
     ("iptables-restore", "iptables"),
     ("ip6tables-restore", "iptables"),
