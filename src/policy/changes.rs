@@ -163,3 +163,6 @@ pub(super) fn between(old: &Policy, new: &Policy) -> Changes {
     changes.reordered = !pairs.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1);
     changes
 }
+
+#[cfg(test)]
+mod tests;

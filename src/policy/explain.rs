@@ -168,3 +168,6 @@ fn matches(destination: &Destination, query: &Query<'_>) -> Option<(u32, Matched
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

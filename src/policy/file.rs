@@ -354,3 +354,6 @@ pub fn destination(text: &str) -> Result<Destination, PatternError> {
         _ => text.parse().map(Destination::Pattern),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,3 +254,6 @@ impl Sink for Builder {
         self.too_large |= self.put(destination).is_none();
     }
 }
+
+#[cfg(test)]
+mod tests;
