@@ -26,25 +26,7 @@ pub struct Changes {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Kind {
     count: usize,
-    /// With the numbers of their rules, in order.
-    named: Vec<(u32, String)>,
-}
-
-impl Kind {
-    fn add(&mut self, index: &Index, key: Key<'_>, entry: &Entry) {
-        self.count = self.count.saturating_add(1);
-        if self.named.len() >= NAMED && self.named.last().is_some_and(|(last, _)| *last <= entry.rule) {
-            return;
-        }
-        let destination = key.destination(entry.same.kind, entry.same.port);
-        let (Some(destination), Some((verb, condition))) = (destination, index.head(entry.rule)) else {
-            return;
-        };
-        let named = (entry.rule, format!("{} {destination}{condition}", verb.word()));
-        let at = self.named.partition_point(|other| *other <= named);
-        self.named.insert(at, named);
-        self.named.truncate(NAMED);
-    }
+    named: Vec<String>,
 }
 
 impl Changes {
@@ -67,7 +49,7 @@ impl fmt::Display for Changes {
                 continue;
             }
             write!(f, "{comma}{} {what}: ", some.count)?;
-            for (i, (_, name)) in some.named.iter().enumerate() {
+            for (i, name) in some.named.iter().enumerate() {
                 write!(f, "{}{name}", if i == 0 { "" } else { "; " })?;
             }
             if some.count > some.named.len() {
@@ -83,6 +65,34 @@ impl fmt::Display for Changes {
             Some(default) => write!(f, "{comma}the default is now {}", default.word()),
             None => Ok(()),
         }
+    }
+}
+
+/// The destinations of one kind of change: there may be a million, of which few are put into words.
+#[derive(Default)]
+struct Found<'a> {
+    count: usize,
+    /// The first, in the order of their rules, and in a rule in an order that does not change from run to run.
+    first: Vec<(u32, Key<'a>, HostKind, Option<NonZeroU16>)>,
+}
+
+impl<'a> Found<'a> {
+    fn add(&mut self, key: Key<'a>, entry: &Entry) {
+        self.count = self.count.saturating_add(1);
+        let one = (entry.rule, key, entry.same.kind, entry.same.port);
+        let at = self.first.partition_point(|other| *other <= one);
+        if at < NAMED {
+            self.first.insert(at, one);
+            self.first.truncate(NAMED);
+        }
+    }
+
+    fn named(&self, index: &Index) -> Kind {
+        let named = self.first.iter().filter_map(|(rule, key, kind, port)| {
+            let (verb, condition) = index.head(*rule)?;
+            Some(format!("{} {}{condition}", verb.word(), key.destination(*kind, *port)?))
+        });
+        Kind { count: self.count, named: named.collect() }
     }
 }
 
@@ -125,12 +135,10 @@ impl<'a> Conditions<'a> {
 
 /// Destination by destination. One that is there several times is compared as often: the first with the first.
 pub(super) fn between(old: &Policy, new: &Policy) -> Changes {
-    let mut changes = Changes {
-        default: Some(new.default).filter(|default| *default != old.default),
-        ..Changes::default()
-    };
+    let default = Some(new.default).filter(|default| *default != old.default);
     let (old, new) = (&old.index, &new.index);
     let mut conditions = Conditions::default();
+    let (mut added, mut removed) = (Found::default(), Found::default());
     // Rule of the old policy, rule of the new.
     let mut pairs: Vec<(u32, u32)> = Vec::new();
     for (key, candidates) in old.keys() {
@@ -144,24 +152,24 @@ pub(super) fn between(old: &Policy, new: &Policy) -> Changes {
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) => break,
             };
-            let removed = if order.is_le() { before.next() } else { None };
-            let added = if order.is_ge() { after.next() } else { None };
-            match (removed, added) {
+            let gone = if order.is_le() { before.next() } else { None };
+            let come = if order.is_ge() { after.next() } else { None };
+            match (gone, come) {
                 (Some(was), Some(is)) => pairs.push((was.rule, is.rule)),
                 _ => {
-                    removed.into_iter().for_each(|entry| changes.removed.add(old, key, entry));
-                    added.into_iter().for_each(|entry| changes.added.add(new, key, entry));
+                    gone.into_iter().for_each(|entry| removed.add(key, entry));
+                    come.into_iter().for_each(|entry| added.add(key, entry));
                 }
             }
         }
     }
     for (key, candidates) in new.keys().filter(|(key, _)| old.at(*key).is_empty()) {
-        conditions.entries(new, candidates).iter().for_each(|entry| changes.added.add(new, key, entry));
+        conditions.entries(new, candidates).iter().for_each(|entry| added.add(key, entry));
     }
     pairs.sort_unstable();
     pairs.dedup();
-    changes.reordered = !pairs.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1);
-    changes
+    let reordered = !pairs.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1);
+    Changes { added: added.named(new), removed: removed.named(old), reordered, default }
 }
 
 #[cfg(test)]

@@ -53,8 +53,8 @@ pub struct Reading<'a> {
 /// Reads the text of a policy file, and gives each rule to `sink` as it comes.
 ///
 /// # Errors
-/// Everything in it that makes no sense, as `path:line:column`, up to [`MOST_FAULTS`] or a few more. The sink has then
-/// got only some of the rules.
+/// Everything in it that makes no sense, as `path:line:column`, [`MOST_FAULTS`] at most. The sink has then got only some
+/// of the rules.
 pub fn read_policy(text: &str, reading: Reading<'_>, sink: &mut dyn Sink) -> Result<(), Vec<Fault>> {
     let mut faults = Vec::new();
     for (number, content) in content_of_lines(text) {
@@ -77,7 +77,8 @@ pub fn read_policy(text: &str, reading: Reading<'_>, sink: &mut dyn Sink) -> Res
             None => {}
         }
         faults.append(&mut line.faults);
-        if faults.len() >= MOST_FAULTS {
+        faults.truncate(MOST_FAULTS);
+        if faults.len() == MOST_FAULTS {
             break;
         }
     }
@@ -141,12 +142,18 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
+    /// A line may be long, too.
+    fn add(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        let room = MOST_FAULTS.saturating_sub(self.faults.len());
+        self.faults.extend(faults.into_iter().take(room));
+    }
+
     fn wrong(&mut self, word: &Word<'_>, why: impl std::fmt::Display) {
-        self.faults.push(Fault::rule(self.reading.name, (self.number, word.column), word.text, why));
+        self.add([Fault::rule(self.reading.name, (self.number, word.column), word.text, why)]);
     }
 
     fn no_pattern(&mut self, word: &Word<'_>, error: PatternError) {
-        self.faults.push(Fault::pattern(self.reading.name, (self.number, word.column), error));
+        self.add([Fault::pattern(self.reading.name, (self.number, word.column), error)]);
     }
 
     /// A verb, a clause and the first of a list stand by themselves.
@@ -245,7 +252,7 @@ impl Line<'_> {
             Err(why) => self.wrong(word, why),
             Ok(text) => match parse_no_proxy(&text, name) {
                 Ok(destinations) => destinations.into_iter().for_each(|one| sink.destination(one)),
-                Err(mut faults) => self.faults.append(&mut faults),
+                Err(faults) => self.add(faults),
             },
         }
     }
@@ -259,7 +266,7 @@ impl Line<'_> {
             Err(why) => self.wrong(word, why),
             Ok(text) => {
                 let name = self.reading.outside.list_name(path);
-                self.faults.append(&mut each_that_will_do(&text, &name, take).err().unwrap_or_default());
+                self.add(each_that_will_do(&text, &name, take).err().unwrap_or_default());
             }
         }
     }

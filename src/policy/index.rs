@@ -159,7 +159,7 @@ impl Index {
 }
 
 /// What destinations have in common that differ only in wildcard and port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key<'a> {
     Everything,
     AnyHost,

@@ -17,11 +17,15 @@ pub(crate) fn policy(
     upstream: bool,
 ) -> Policy {
     let mut rules = Builder::new();
-    for (verb, patterns) in [(Verb::Direct, direct), (Verb::Allow, allow)] {
-        rules.rule(Head { verb, condition: Condition::default(), line: None }, "");
-        patterns.iter().for_each(|pattern| rules.destination(Destination::Pattern(pattern.clone())));
-    }
+    flag(Verb::Direct, direct, &mut rules);
+    flag(Verb::Allow, allow, &mut rules);
     rules.finish(default, upstream).unwrap()
+}
+
+/// Gives the rule that a flag makes to a sink.
+pub(crate) fn flag(verb: Verb, patterns: &[Pattern], sink: &mut dyn Sink) {
+    sink.rule(Head { verb, condition: Condition::default(), line: None }, "");
+    patterns.iter().for_each(|pattern| sink.destination(Destination::Pattern(pattern.clone())));
 }
 
 /// What a policy file refers to: its list files by name, and `NO_PROXY`.

@@ -40,6 +40,11 @@ fn changes_are_named() {
             "6 added: allow f.example; allow e.example; allow d.example; allow c.example; allow b.example; ...",
         ),
         (
+            "",
+            "allow 10.0.0.0/8, c.example, *.a.example, b.example:80, b.example, **, a.example",
+            "7 added: allow **; allow a.example; allow *.a.example; allow b.example; allow b.example:80; ...",
+        ),
+        (
             "allow a.example\ndeny *.example",
             "deny *.example\nallow a.example",
             "the rules are ordered or split otherwise",

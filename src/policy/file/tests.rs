@@ -387,6 +387,8 @@ fn there_is_nothing_to_tunnel_through_without_an_upstream() {
 #[test]
 fn faults_are_bounded_in_number_and_in_length() {
     assert_eq!(wrong(&"x\n".repeat(10_000), true).len(), MOST_FAULTS);
+    assert_eq!(wrong(&format!("deny *\ndeny {}\n", "x!,".repeat(10_000)), true).len(), MOST_FAULTS);
+    assert_eq!(wrong(&format!("deny {}", "list:wrong,".repeat(100)), true).len(), MOST_FAULTS);
     let long = wrong(&format!("allow {}\n", "a".repeat(1_000_000)), true);
     assert!(long[0].len() < 300 && long[0].contains("aaa...\": "), "{}", long[0]);
 }

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 /// IPv4 is v4-mapped, as nothing else is: patterns and addresses are unmapped when they are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Net {
-    /// Big end first; no `u128`, which would be aligned to twice the room.
-    bits: [u64; 2],
+    /// The octets of a `u128`, which would itself be aligned to twice the room.
+    bits: [u8; 16],
     len: u8,
 }
 
@@ -21,15 +21,12 @@ impl Net {
     #[inline]
     fn of(addr: u128, len: u8) -> Self {
         let host = u128::MAX.checked_shr(len.into()).unwrap_or_default();
-        let bits = addr & !host;
-        // Halves of 64 bits: nothing is lost.
-        Self { bits: [(bits >> 64) as u64, bits as u64], len }
+        Self { bits: (addr & !host).to_ne_bytes(), len }
     }
 
     /// None: there is no such network, which cannot be.
     pub(super) fn get(self) -> Option<IpNet> {
-        let [high, low] = self.bits.map(u128::from);
-        let addr = Ipv6Addr::from_bits((high << 64) | low);
+        let addr = Ipv6Addr::from_bits(u128::from_ne_bytes(self.bits));
         match addr.to_ipv4_mapped() {
             Some(v4) => IpNet::new(v4.into(), self.len.checked_sub(MAPPED)?).ok(),
             None => IpNet::new(addr.into(), self.len).ok(),
@@ -46,9 +43,8 @@ impl From<IpNet> for Net {
 impl Hash for Net {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let [high, low] = self.bits;
-        state.write_u64(high ^ (u64::from(self.len) << 56));
-        state.write_u64(low);
+        // One number is hashed more quickly than two.
+        state.write_u128(u128::from_ne_bytes(self.bits) ^ (u128::from(self.len) << 120));
     }
 }
 
