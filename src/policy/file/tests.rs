@@ -25,9 +25,13 @@ fn the_first_rule_that_matches_decides() {
          \n\
          # not reached for b\n\
          tunnel b.example.com, c.example.com, 10.0.0.0/8\n\
-         direct **.example.com, 10.1.0.0/16\n",
+         direct **.example.com, 10.1.0.0/16\n\
+         deny   172.16.0.0/12\n\
+         allow  a.example\n",
         true,
         &[
+            ("a.example 172.16.0.1:1", "deny deny:172.16.0.0/12 7"),
+            ("a.example", "tunnel host allow:a.example 8"),
             ("b.example.com", "deny deny:b.example.com 1"),
             ("c.example.com", "tunnel host allow:*.example.com 2"),
             ("a.b.example.com", "direct host direct:**.example.com 6"),
