@@ -12,11 +12,11 @@ pub(in crate::policy) struct Cost {
 thread_local!(static COST: Cell<Cost> = const { Cell::new(Cost { lookups: 0, candidates: 0 }) });
 
 pub(super) fn lookup() {
-    COST.set(Cost { lookups: COST.get().lookups + 1, ..COST.get() });
+    COST.set(Cost { lookups: COST.get().lookups.saturating_add(1), ..COST.get() });
 }
 
 pub(super) fn candidate() {
-    COST.set(Cost { candidates: COST.get().candidates + 1, ..COST.get() });
+    COST.set(Cost { candidates: COST.get().candidates.saturating_add(1), ..COST.get() });
 }
 
 /// What this thread has spent since it asked last.

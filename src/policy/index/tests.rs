@@ -1,4 +1,5 @@
 //! What is never reached, and what a decision costs, by counts.
+#![allow(clippy::arithmetic_side_effects)]
 
 use super::probes::{self, Cost};
 use crate::policy::tests::{Asked, of_file, read_file};
@@ -132,10 +133,10 @@ fn rules_that_all_match_are_not_all_looked_at() {
 fn a_network_everything_and_one_port_are_filed_too() {
     for destination in ["10.0.0.0/8", "*", "**", "a.example:1"] {
         let rule = |i: u32| format!("tunnel {destination} from 172.16.{}.{}\n", i / 256, i % 256);
-        let policy = of_file(&(0..60_000).map(rule).collect::<String>(), true);
-        let asked = ["a.example 10.0.0.1:1 172.16.200.7", "a.example 10.0.0.1:1 192.0.2.1"];
+        let policy = of_file(&(0..20_000).map(rule).collect::<String>(), true);
+        let asked = ["a.example 10.0.0.1:1 172.16.50.7", "a.example 10.0.0.1:1 192.0.2.1"];
         let [(hit, told), (miss, denied)] = &costs(&policy, &asked)[..] else { panic!() };
-        assert!(told.ends_with(" 51208") && denied == "deny default", "{told} {denied}");
+        assert!(told.ends_with(" 12808") && denied == "deny default", "{told} {denied}");
         for cost in [hit, miss] {
             assert!(cost.lookups <= 5 && cost.candidates <= 1, "{cost:?} for {destination}");
         }
