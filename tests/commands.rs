@@ -347,6 +347,9 @@ fn check_tells_everything_that_is_wrong() {
             "{policy}:1:1: \"alow\": a rule begins with allow, deny, direct or tunnel (and 10 more, which `wayleave check` shows)"
         )],
     );
+    // A line may have many as well.
+    let many = folder.file("many", &format!("deny {}\n", vec!["a..b"; 1000].join(",")));
+    complains(&mut folder.command(&["check", "--policy", &many]), 78, &[&format!("{many}:1:") as &str; 20]);
     // Lists of flags beside it.
     let good = folder.file("policy", "deny *\n");
     fs::write(&hosts, "a..b\n").unwrap();

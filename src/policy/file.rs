@@ -139,6 +139,11 @@ impl Line<'_> {
         self.faults.push(Fault::rule(self.reading.name, (self.number, word.column), word.text, why));
     }
 
+    /// A line may be as long as a file.
+    const fn has_enough(&self) -> bool {
+        self.faults.len() >= MOST_FAULTS
+    }
+
     /// None: not even its verb and where its parts begin can be told.
     fn rule<'w>(&mut self, words: &[Word<'w>]) -> Option<Read<'w>> {
         let (first, rest) = words.split_first()?;
@@ -205,6 +210,9 @@ impl Line<'_> {
 
     fn destinations(&mut self, words: &[Word<'_>], verb: Verb, sink: &mut dyn Sink) {
         for word in words {
+            if self.has_enough() {
+                break;
+            }
             if let Some(path) = word.text.strip_prefix("list:") {
                 self.list(word, path, |pattern| {
                     sink.destination(Destination::Pattern(pattern));
@@ -271,6 +279,9 @@ impl Line<'_> {
         const WHY: &str = "a source is an address or a network without a port, such as 10.20.0.0/16";
         let mut nets = Vec::new();
         for word in words {
+            if self.has_enough() {
+                break;
+            }
             if let Some(path) = word.text.strip_prefix("list:") {
                 self.list(word, path, |pattern| {
                     nets.push(pattern.plain_net().ok_or(WHY)?);
@@ -293,6 +304,9 @@ impl Line<'_> {
     fn ports(&mut self, words: &[Word<'_>]) -> Vec<RangeInclusive<u16>> {
         let mut ranges = Vec::new();
         for word in words {
+            if self.has_enough() {
+                break;
+            }
             match range(word.text) {
                 Some(range) => ranges.push(range),
                 None => {
