@@ -170,22 +170,25 @@ mod tests {
         let denying = Arc::new(rules.finish(DefaultAction::Deny, false).unwrap());
         for before in [true, false] {
             let ctx = context("--recheck --allow a.example");
-            let [forged, honest] = [(); 2].map(|()| decided(&ctx, "a.example", false).0);
+            let [forged, honest, tunnelled] = [(); 3].map(|()| decided(&ctx, "a.example", false).0);
             forged.forged();
             let dialled = || {
                 forged.dialled(instead);
                 honest.dialled(dst().get());
+                // To the upstream, which is no business of the policy's.
+                tunnelled.dialled(instead);
             };
             if before {
                 dialled();
                 assert!(!forged.open.meters.is_called_off());
             }
             ctx.policy.store(Arc::clone(&denying));
-            assert_eq!(ctx.recheck(), Some(Rechecked { held: 2, denied: usize::from(before) }));
+            assert_eq!(ctx.recheck(), Some(Rechecked { held: 3, denied: usize::from(before) }));
             if !before {
                 dialled();
             }
-            assert!(forged.open.meters.is_called_off() && !honest.open.meters.is_called_off());
+            let off = [&forged, &honest, &tunnelled].map(|report| report.open.meters.is_called_off());
+            assert_eq!(off, [true, false, false]);
             forged.called_off();
             let known = forged.open.known();
             let rule = known.decision.unwrap().rule.display(None).to_string();
