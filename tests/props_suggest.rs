@@ -87,7 +87,7 @@ fn line(connection: &Connection) -> String {
         Fate::Carried => json!({}),
         Fate::Audited => json!({ "audit": "denied", "rule": "default" }),
         Fate::Denied => json!({ "decision": "deny", "end": "denied" }),
-        Fate::WouldBeDenied => json!({ "audit": "denied", "rule": "deny:**" }),
+        Fate::WouldBeDenied => json!({ "audit": "denied", "rule": "deny:ads.example" }),
         Fate::Forged => json!({ "forged": true }),
         Fate::Failed => json!({ "end": "dial-timeout" }),
         Fate::Undecided => json!({ "decision": null, "end": "client-gone" }),

@@ -163,6 +163,11 @@ impl Line<'_> {
         }
     }
 
+    /// A line may be as long as a file.
+    const fn has_enough(&self) -> bool {
+        self.faults.len() >= MOST_FAULTS
+    }
+
     /// None: not even its verb and where its parts begin can be told.
     fn rule<'w>(&mut self, words: &[Word<'w>]) -> Option<Read<'w>> {
         let (first, rest) = words.split_first()?;
@@ -225,6 +230,9 @@ impl Line<'_> {
 
     fn destinations(&mut self, words: &[Word<'_>], verb: Verb, sink: &mut dyn Sink) {
         for word in words {
+            if self.has_enough() {
+                break;
+            }
             if let Some(path) = word.text.strip_prefix("list:") {
                 self.list(word, path, |pattern| {
                     sink.destination(Destination::Pattern(pattern));
@@ -282,6 +290,9 @@ impl Line<'_> {
             Ok(())
         };
         for word in words {
+            if self.has_enough() {
+                break;
+            }
             if let Some(path) = word.text.strip_prefix("list:") {
                 self.list(word, path, &mut take);
                 continue;
@@ -302,6 +313,9 @@ impl Line<'_> {
     fn ports(&mut self, words: &[Word<'_>]) -> Vec<RangeInclusive<u16>> {
         let mut ranges = Vec::new();
         for word in words {
+            if self.has_enough() {
+                break;
+            }
             match range(word.text) {
                 Some(range) => ranges.push(range),
                 None => {

@@ -59,9 +59,16 @@ impl Destination {
             Self::Pattern(pattern) => pattern.is_host(),
         }
     }
-}
 
-impl Destination {
+    /// The one original port that it is for; none: all.
+    #[must_use]
+    pub const fn port(&self) -> Option<NonZeroU16> {
+        match self {
+            Self::Everything(port) | Self::AnyHost(port) => *port,
+            Self::Pattern(pattern) => pattern.port,
+        }
+    }
+
     /// It stands for every address, at least of one family and at one port, whatever the host.
     #[must_use]
     pub fn is_everywhere(&self) -> bool {
