@@ -142,18 +142,12 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// A line may be long, too.
-    fn add(&mut self, faults: impl IntoIterator<Item = Fault>) {
-        let room = MOST_FAULTS.saturating_sub(self.faults.len());
-        self.faults.extend(faults.into_iter().take(room));
-    }
-
     fn wrong(&mut self, word: &Word<'_>, why: impl std::fmt::Display) {
-        self.add([Fault::rule(self.reading.name, (self.number, word.column), word.text, why)]);
+        self.faults.push(Fault::rule(self.reading.name, (self.number, word.column), word.text, why));
     }
 
     fn no_pattern(&mut self, word: &Word<'_>, error: PatternError) {
-        self.add([Fault::pattern(self.reading.name, (self.number, word.column), error)]);
+        self.faults.push(Fault::pattern(self.reading.name, (self.number, word.column), error));
     }
 
     /// A verb, a clause and the first of a list stand by themselves.
@@ -201,6 +195,9 @@ impl Line<'_> {
         let mut condition = Condition::default();
         let mut seen = Vec::new();
         while let Some((clause, after)) = rest.split_first() {
+            if self.has_enough() {
+                break;
+            }
             let (values, left) = list_of(after);
             rest = left;
             if !CLAUSES.contains(&clause.text) {
@@ -260,7 +257,7 @@ impl Line<'_> {
             Err(why) => self.wrong(word, why),
             Ok(text) => match parse_no_proxy(&text, name) {
                 Ok(destinations) => destinations.into_iter().for_each(|one| sink.destination(one)),
-                Err(faults) => self.add(faults),
+                Err(mut faults) => self.faults.append(&mut faults),
             },
         }
     }
@@ -274,7 +271,7 @@ impl Line<'_> {
             Err(why) => self.wrong(word, why),
             Ok(text) => {
                 let name = self.reading.outside.list_name(path);
-                self.add(each_that_will_do(&text, &name, take).err().unwrap_or_default());
+                self.faults.append(&mut each_that_will_do(&text, &name, take).err().unwrap_or_default());
             }
         }
     }
