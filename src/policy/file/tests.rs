@@ -236,6 +236,7 @@ fn how_lines_are_read() {
              [allow * port 9000-9001,80,443,79,81-90,443 from 10.1.0.0/16,192.0.2.1,10.0.0.0/8,::1] *",
         ),
         ("allow * port 1-65535,1", "1 allow port 1-65535 [allow * port 1-65535,1] *"),
+        ("allow * port 1-100,5-6,101", "1 allow port 1-101 [allow * port 1-100,5-6,101] *"),
         ("allow * port 65535,65534", "1 allow port 65534-65535 [allow * port 65535,65534] *"),
         // Names become canonical.
         (
@@ -392,6 +393,9 @@ fn there_is_nothing_to_tunnel_through_without_an_upstream() {
 fn faults_are_bounded_in_number_and_in_length() {
     assert_eq!(wrong(&"x\n".repeat(10_000), true).len(), MOST_FAULTS);
     assert_eq!(wrong(&format!("deny *\ndeny {}\n", "x!,".repeat(10_000)), true).len(), MOST_FAULTS);
+    let mixed = format!("{}deny {}\n", "x\n".repeat(MOST_FAULTS - 1), "x!,".repeat(10));
+    assert_eq!(wrong(&mixed, true).len(), MOST_FAULTS);
+    assert_eq!(wrong(&format!("deny *{}", " port 1".repeat(1000)), true).len(), MOST_FAULTS);
     assert_eq!(wrong(&format!("deny {}", "list:wrong,".repeat(100)), true).len(), MOST_FAULTS);
     let long = wrong(&format!("allow {}\n", "a".repeat(1_000_000)), true);
     assert!(long[0].len() < 300 && long[0].contains("aaa...\": "), "{}", long[0]);
