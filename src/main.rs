@@ -212,19 +212,39 @@ fn reload(cli: &Flags, ctx: &Arc<Context>, asked: &Arc<AtomicUsize>) {
         tracing::info!("the policy is still being read, and will be once more");
         return;
     }
-    let (cli, ctx, asked_for) = (cli.clone(), Arc::clone(ctx), Arc::clone(asked));
+    let (cli, ctx, asked_for) = (cli.clone(), Arc::clone(ctx), Asked(Arc::clone(asked)));
     let started = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
-        loop {
-            let before = asked_for.load(Ordering::Acquire);
-            read_again(&cli, &ctx);
-            if asked_for.compare_exchange(before, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return;
-            }
-        }
+        asked_for.until_answered(|| read_again(&cli, &ctx));
     });
     if let Err(err) = started {
         asked.store(0, Ordering::Release);
         tracing::error!("the policy stays as it was: no thread to read it: {err}");
+    }
+}
+
+/// HUPs, for the thread that answers them.
+struct Asked(Arc<AtomicUsize>);
+
+impl Asked {
+    fn until_answered(&self, mut answer: impl FnMut()) {
+        loop {
+            let before = self.0.load(Ordering::Acquire);
+            answer();
+            if self.0.compare_exchange(before, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// A panic is a bug, and said by its hook. If the HUPs stayed unanswered, no later one would ever start a thread again.
+/// Only then: once they are answered, the count is that of another thread.
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(0, Ordering::Release);
+            tracing::error!("the policy was not read to the end: the next HUP reads it again");
+        }
     }
 }
 
@@ -261,5 +281,34 @@ fn show(ctx: &Context) {
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(err) = sd_notify::notify(state) {
         tracing::debug!("sd_notify: {err}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hups_are_answered_also_after_one_that_panicked() {
+        let asked = Arc::new(AtomicUsize::new(2));
+        let thread = Asked(Arc::clone(&asked));
+        assert!(std::thread::spawn(move || thread.until_answered(|| panic!("a bug"))).join().is_err());
+        assert_eq!(asked.load(Ordering::Acquire), 0, "the next one starts a thread");
+
+        // One that comes while it is answered is answered as well.
+        asked.store(1, Ordering::Release);
+        let thread = Asked(Arc::clone(&asked));
+        let mut answers = 0;
+        thread.until_answered(|| {
+            answers += 1;
+            if answers == 1 {
+                asked.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+        assert_eq!((answers, asked.load(Ordering::Acquire)), (2, 0));
+        // And one that comes then has a thread of its own, which the end of this one is nothing to.
+        asked.fetch_add(1, Ordering::AcqRel);
+        drop(thread);
+        assert_eq!(asked.load(Ordering::Acquire), 1);
     }
 }

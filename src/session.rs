@@ -17,7 +17,7 @@ use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
 use crate::policy::{Action, By, Decision, Policy, Query};
-use crate::record::{Cause, End, Side};
+use crate::record::{Cause, End, Known, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::resolve::Resolver;
 use crate::settings::{Ech, HalfClose, Settings, SniffLimits};
@@ -100,6 +100,18 @@ impl Context {
             Ech::Deny if ech => Decision::ECH_DENIED,
             Ech::Deny | Ech::Allow => self.policy.load().decide(query),
         }
+    }
+
+    /// What becomes of a connection that has been decided before: also by the address that it goes to instead of its
+    /// original destination. None as long as its destination is not known.
+    fn decide_anew(&self, known: &Known) -> Option<Decision> {
+        let query = known.query()?;
+        let decision = self.decide(&query, known.ech);
+        // Of a forged name, which is told only where it goes directly, the address that was dialled is one of the name's.
+        let Some(elsewhere) = known.dialled.filter(|_| known.is_forged && !decision.is_denied()) else {
+            return Some(decision);
+        };
+        Some(self.decide(&Query { dst: query.dst.with_ip(elsewhere.ip()), ..query }, known.ech))
     }
 
     /// Whether the policy has nothing against a connection that goes to this address instead of its original

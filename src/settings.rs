@@ -171,7 +171,12 @@ impl Outside for Process {
     }
 
     fn read(&self, path: &Path) -> std::io::Result<String> {
-        std::fs::read_to_string(path)
+        String::from_utf8(std::fs::read(path)?).map_err(|err| {
+            let before = err.as_bytes().iter().take(err.utf8_error().valid_up_to());
+            let line = before.filter(|octet| **octet == b'\n').count().saturating_add(1);
+            let why = format!("line {line} is not text in UTF-8: write it anew, names in Unicode as UTF-8");
+            std::io::Error::new(std::io::ErrorKind::InvalidData, why)
+        })
     }
 
     fn mode(&self, path: &Path) -> std::io::Result<u32> {
@@ -282,6 +287,12 @@ const SNIFF_TIMEOUT: Duration = Duration::from_secs(1);
 const SNIFF_MAX_BYTES: usize = 8192;
 
 impl Settings {
+    /// A host is looked for in connections to this original port.
+    #[must_use]
+    pub fn is_sniffed(&self, port: u16) -> bool {
+        self.sniff.is_some() && !self.no_sniff_ports.contains(&port)
+    }
+
     /// Reads everything: the flags, then the environment, then the files that they name.
     ///
     /// # Errors

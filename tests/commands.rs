@@ -127,6 +127,9 @@ The first rule that matches decides:
   line 8   allow  a.example, b.example:443, 192.0.2.0/24, c.example and 1 more  ->  through proxy.corp.example:3128
   line 9   deny   *                                                             ->  denied
   default  everything else                                                      ->  denied
+
+To be looked at:
+  line 7: no host is looked for on port 22 (--no-sniff-ports), so names do not match there: write addresses for it
 "
     );
     // Without a policy and without an upstream.
@@ -230,6 +233,24 @@ fn check_warns() {
             &["line 2: never reached: a.example (line 1 comes first), b.example (line 1 comes first), \
                c.example (line 1 comes first), d.example (line 1 comes first), ..."],
         ),
+        // A name is not looked for everywhere.
+        (
+            "allow a.example, 192.0.2.1 port 443,22\nallow 192.0.2.2 port 22\nallow b.example port 20-30\n\
+             allow c.example:25, d.example:25, d.example:80\n",
+            &[],
+            &[
+                "line 1: no host is looked for on port 22 (--no-sniff-ports), so names do not match there: \
+                 write addresses for it",
+                "line 4: no host is looked for on port 25 (--no-sniff-ports), so names do not match there: \
+                 write addresses for it",
+            ],
+        ),
+        ("allow a.example port 22\n", &["--no-sniff-ports", "25"], &[]),
+        (
+            "allow a.example port 22\n",
+            &["--sniff-timeout", "off"],
+            &["no connection has a host (--sniff-timeout), so rules for names never match"],
+        ),
         ("allow list:empty\n", &[], &["line 1: it has no destination, so it matches nothing"]),
     ] {
         let mut warned = warnings(policy, args);
@@ -326,6 +347,9 @@ fn check_tells_everything_that_is_wrong() {
             "{policy}:1:1: \"alow\": a rule begins with allow, deny, direct or tunnel (and 10 more, which `wayleave check` shows)"
         )],
     );
+    // A line may have many as well.
+    let many = folder.file("many", &format!("deny {}\n", vec!["a..b"; 1000].join(",")));
+    complains(&mut folder.command(&["check", "--policy", &many]), 78, &[&format!("{many}:1:") as &str; 20]);
     // Lists of flags beside it.
     let good = folder.file("policy", "deny *\n");
     fs::write(&hosts, "a..b\n").unwrap();
@@ -547,6 +571,57 @@ fn explain_of_many_rules_is_short() {
 }
 
 /// A name that this machine knows itself.
+/// Whether a name counts is the daemon's affair, not that of who asks.
+#[test]
+fn explain_knows_where_no_host_is_looked_for() {
+    let folder = Folder::new();
+    let explain = |port: &str, args: &[&str]| {
+        let destination = format!("a.example:{port}");
+        let asked = ["explain", "10.1.0.2", &destination, "--at", "192.0.2.1", "--allow", "a.example"];
+        prints(folder.command(&asked).args(args))
+    };
+    let decided = |said: &str| said.lines().find(|line| line.starts_with("It ")).unwrap().to_owned();
+    let ssh = explain("22", &[]);
+    assert!(ssh.starts_with("10.1.0.2 to a.example at 192.0.2.1:22\n"), "{ssh}");
+    assert_eq!(decided(&ssh), "It is denied (rule default).");
+    assert!(ssh.contains("\nPort 22 is one of --no-sniff-ports, so its host is not known"), "{ssh}");
+    let by_address = decided(&explain("22", &["--allow", "192.0.2.1"]));
+    assert_eq!(by_address, "It goes directly to 192.0.2.1:22 (rule allow:192.0.2.1).");
+    for (port, args) in [("443", &[][..]), ("22", &["--no-sniff-ports", "none"])] {
+        let said = explain(port, args);
+        assert!(said.contains("(rule allow:a.example)") && !said.contains("not known"), "{said}");
+    }
+    let off = explain("443", &["--sniff-timeout", "off"]);
+    assert_eq!(decided(&off), "It is denied (rule default).");
+    assert!(off.contains("\nNothing is sniffed (--sniff-timeout), so its host is not known"), "{off}");
+}
+
+/// A pipe can be read only once, and neither command is to say something about an empty policy then.
+#[test]
+fn a_policy_may_come_through_a_pipe() {
+    let folder = Folder::new();
+    let policy = folder.file("policy", "allow a.example port 443\ndeny 192.0.2.0/24\n");
+    for question in [&["check"][..], &["explain", "10.1.0.2", "a.example", "--at", "192.0.2.1"]] {
+        let expected = prints(folder.command(question).args(["--policy", &policy]));
+        assert!(expected.contains("line 1"), "{expected}");
+        let mut cat = Command::new("cat").arg(&policy).stdout(Stdio::piped()).spawn().unwrap();
+        let pipe = cat.stdout.take().unwrap();
+        let mut from_pipe = folder.command(question);
+        assert_eq!(prints(from_pipe.args(["--policy", "/dev/stdin"]).stdin(pipe)), expected);
+        cat.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_said_with_its_line() {
+    let folder = Folder::new();
+    let policy = folder.file("policy", "# \u{fc}\nallow list:hosts.txt\n");
+    let hosts = folder.file("hosts.txt", "");
+    fs::write(&hosts, b"# one\na.example\nb\xfccher.example\n").unwrap();
+    let expected = format!("{policy}:2:7: \"list:hosts.txt\": {hosts}: line 3 is not text in UTF-8");
+    complains(&mut folder.command(&["check", "--policy", &policy]), 78, &[&expected]);
+}
+
 #[test]
 fn explain_looks_a_host_up() {
     let folder = Folder::new();

@@ -1,13 +1,14 @@
 //! `wayleave check`: are flags, policy and lists good, and what do they mean.
 
-use super::{complain, complain_of_all, print, widest};
+use super::{Once, complain, complain_of_all, print, widest};
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::process::ExitCode;
 use wayleave::cli::Flags;
 use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
-use wayleave::settings::{DirectTo, Ech, Process, Settings, WhenDown, each_rule, unknown_variables};
+use wayleave::settings::{DirectTo, Ech, Settings, WhenDown, each_rule, unknown_variables};
 
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIGURATION: u8 = 78;
@@ -17,15 +18,17 @@ const SHOWN: usize = 4;
 
 /// Prints the meaning, or what is wrong.
 pub(crate) fn check(flags: &Flags) -> ExitCode {
-    let settings = match Settings::read(flags, &Process) {
+    let outside = Once::default();
+    let settings = match Settings::read(flags, &outside) {
         Ok(settings) => settings,
         Err(err) => return complain_of_all(&err),
     };
     if let Err(err) = log::filter() {
         return complain([err], BAD_CONFIGURATION);
     }
-    let mut rules = Rules { settings: &settings, rules: Vec::new(), closed: false, evaded: None };
-    let default = match each_rule(flags, &Process, &mut rules) {
+    let mut rules =
+        Rules { settings: &settings, rules: Vec::new(), has_names: false, closed: false, evaded: None };
+    let default = match each_rule(flags, &outside, &mut rules) {
         Ok(default) => default,
         Err(err) => return complain_of_all(&err),
     };
@@ -116,6 +119,8 @@ struct Rule {
     /// Destinations that are never reached, the first few with the rule that comes before.
     unreached: usize,
     examples: Vec<(String, Option<NonZeroU32>)>,
+    /// It has names for these ports alone, and no host is looked for there.
+    unsniffed: BTreeSet<u16>,
 }
 
 impl Rule {
@@ -143,6 +148,8 @@ impl fmt::Display for Rule {
 struct Rules<'a> {
     settings: &'a Settings,
     rules: Vec<Rule>,
+    /// Some of them are for hosts by name.
+    has_names: bool,
     /// A rule takes everything: those behind it do not matter.
     closed: bool,
     /// The first rule that denies hosts by name.
@@ -164,6 +171,7 @@ impl Sink for Rules<'_> {
             shown: Vec::new(),
             unreached: 0,
             examples: Vec::new(),
+            unsniffed: BTreeSet::new(),
         });
     }
 
@@ -176,6 +184,12 @@ impl Sink for Rules<'_> {
             if rule.examples.len() < SHOWN {
                 rule.examples.push((destination.to_string(), line));
             }
+        }
+        if destination.is_host() {
+            self.has_names = true;
+            let of_rule = rule.head.condition.ports.iter().filter(|range| range.start() == range.end());
+            let ports = of_rule.map(|range| *range.start()).chain(destination.port().map(NonZeroU16::get));
+            rule.unsniffed.extend(ports.filter(|port| !self.settings.is_sniffed(*port)));
         }
         if !self.closed {
             let denies = rule.head.verb == Verb::Deny;
@@ -201,9 +215,23 @@ impl Rules<'_> {
         for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
             warnings.push(format!("{name} is set, and no flag is called so: it does nothing"));
         }
+        if self.has_names && self.settings.sniff.is_none() {
+            warnings.push(
+                "no connection has a host (--sniff-timeout), so rules for names never match".to_owned(),
+            );
+        }
         for rule in &self.rules {
             if rule.destinations == 0 {
                 warnings.push(format!("{}: it has no destination, so it matches nothing", rule.place()));
+            }
+            if !rule.unsniffed.is_empty() && self.settings.sniff.is_some() {
+                let ports: Vec<String> = rule.unsniffed.iter().map(ToString::to_string).collect();
+                warnings.push(format!(
+                    "{}: no host is looked for on port {} (--no-sniff-ports), so names do not match there: \
+                     write addresses for it",
+                    rule.place(),
+                    ports.join(", ")
+                ));
             }
             let examples: Vec<String> = rule
                 .examples

@@ -1,6 +1,6 @@
 //! `wayleave explain`: which rule decides about a connection, which were looked at, and which way it would go.
 
-use super::{complain_of_all, print, widest};
+use super::{Once, complain_of_all, print, widest};
 use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ use wayleave::cli::Explain;
 use wayleave::policy::{Action, By, Decision, Explainer, Outcome, Pattern, Query, Route, Step};
 use wayleave::record::Cause;
 use wayleave::resolve::Resolver;
-use wayleave::settings::{DirectTo, Ech, LogFormat, Process, Settings, each_rule};
+use wayleave::settings::{DirectTo, Ech, LogFormat, Settings, each_rule};
 
 /// The port if none is given.
 const HTTPS: u16 = 443;
@@ -22,7 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Prints the explanation.
 pub(crate) fn explain(asked: &Explain) -> ExitCode {
-    let settings = match Settings::read(&asked.flags, &Process) {
+    let outside = Once::default();
+    let settings = match Settings::read(&asked.flags, &outside) {
         Ok(settings) => settings,
         Err(err) => return complain_of_all(&err),
     };
@@ -33,13 +34,18 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Where none is looked for there is no host, whatever the client says.
+    let (host, unseen) = match settings.is_sniffed(place.port) {
+        true => (place.host.as_ref(), None),
+        false => (None, place.host.as_ref()),
+    };
     let mut text = String::new();
     let mut told: Vec<Told> = Vec::new();
     for addr in &place.addrs {
         let dst = OriginalDst::supposed(SocketAddr::new(*addr, place.port));
-        let query = Query { client: place.client, host: place.host.as_ref(), dst };
+        let query = Query { client: place.client, host, dst };
         let mut explainer = Explainer::new(query, !settings.upstreams.is_empty());
-        let default = match each_rule(&asked.flags, &Process, &mut explainer) {
+        let default = match each_rule(&asked.flags, &outside, &mut explainer) {
             Ok(default) => default,
             Err(err) => return complain_of_all(&err),
         };
@@ -47,7 +53,7 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
         if decision != settings.policy.decide(&query) {
             let _ = writeln!(
                 io::stderr(),
-                "wayleave: the files changed while they were read, or this is a bug: ask again"
+                "wayleave: the rules one by one and the policy that the daemon uses decide differently: this is a bug"
             );
             return ExitCode::FAILURE;
         }
@@ -57,7 +63,7 @@ pub(crate) fn explain(asked: &Explain) -> ExitCode {
             false => decision,
         };
         let unresolved = place.unresolved.as_deref();
-        let one = Told { query, decision, audited, steps, left_out, unresolved, settings: &settings };
+        let one = Told { query, unseen, decision, audited, steps, left_out, unresolved, settings: &settings };
         // Mostly all addresses of a name go the same way.
         match told.iter().find(|other| other.decision == one.decision) {
             Some(first) if settings.log_format == LogFormat::Text => {
@@ -164,6 +170,8 @@ fn addresses(host: &Host) -> Result<Vec<IpAddr>, String> {
 /// The explanation for one address.
 struct Told<'a> {
     query: Query<'a>,
+    /// The host that was asked about, where the daemon does not look for one.
+    unseen: Option<&'a Host>,
     decision: Decision,
     /// It would be denied, and is let through.
     audited: bool,
@@ -245,7 +253,8 @@ impl Told<'_> {
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Query { client, host, dst } = self.query;
-        match host {
+        let named = host.or(self.unseen);
+        match named {
             Some(host) if self.unresolved.is_some() => {
                 writeln!(f, "{} to {host}, port {}", client.get().ip(), dst.get().port())?;
             }
@@ -273,13 +282,20 @@ impl fmt::Display for Told<'_> {
         let rule = self.decision.rule;
         let line = rule.line().map(|line| format!(", line {line}")).unwrap_or_default();
         writeln!(f, "{} (rule {}{line}).", self.way(), rule.display(host))?;
+        if self.unseen.is_some() {
+            let why = match self.settings.sniff {
+                Some(_) => format!("Port {} is one of --no-sniff-ports", dst.get().port()),
+                None => "Nothing is sniffed (--sniff-timeout)".to_owned(),
+            };
+            writeln!(f, "{why}, so its host is not known, and rules for names do not match.")?;
+        }
         if self.audited {
             writeln!(f, "Without --audit it would be denied.")?;
         }
         if self.settings.ech == Ech::Deny && host.is_some() {
             writeln!(f, "A hello with an encrypted name (ECH) is denied whatever the rules say.")?;
         }
-        match (host, self.unresolved) {
+        match (named, self.unresolved) {
             (Some(host), Some(why)) => writeln!(
                 f,
                 "No address of {host} is known here ({why}), so rules for addresses were held against {}: \

@@ -134,10 +134,7 @@ impl Sink for Explainer<'_> {
 /// Whether a destination is the query's, and how special it is among its like: the higher, the more.
 fn matches(destination: &Destination, query: &Query<'_>) -> Option<(u32, Matched)> {
     let dst = query.dst.get();
-    let port = match destination {
-        Destination::Everything(port) | Destination::AnyHost(port) => *port,
-        Destination::Pattern(pattern) => pattern.port,
-    };
+    let port = destination.port();
     if port.is_some_and(|port| port.get() != dst.port()) {
         return None;
     }
@@ -168,3 +165,6 @@ fn matches(destination: &Destination, query: &Query<'_>) -> Option<(u32, Matched
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -156,6 +156,8 @@ pub enum Problem {
     Wildcard,
     /// A wildcard before an address.
     WildcardAddress,
+    /// `list:FILE` or `env:NO_PROXY` where there can be none.
+    Reference,
     /// The port is not a number from 1 to 65535.
     Port,
     /// Brackets that do not hold an IPv6 address.
@@ -185,12 +187,18 @@ impl fmt::Display for Problem {
             Self::Space => {
                 f.write_str("white space in a pattern: put a comma between patterns, or each on a line of its own")
             }
-            Self::Everything => f.write_str("this would match everything: use --default allow for that"),
+            Self::Everything => f.write_str(
+                "this would match everything: that is for --default allow, or for a rule of a policy file: write allow *",
+            ),
             Self::Wildcard => f.write_str(
                 "a wildcard stands only for whole labels at the beginning: write *.example.com for one label more, \
                  **.example.com for any depth",
             ),
             Self::WildcardAddress => f.write_str("an address has no wildcard: write a network such as 10.0.0.0/8"),
+            Self::Reference => f.write_str(
+                "neither a list nor a variable can stand here: list:FILE is for a policy file (a flag for such a file \
+                 is --allow-file), env:NO_PROXY for its direct rules and for --direct",
+            ),
             Self::Port => f.write_str("a port is a number from 1 to 65535: write example.com:443"),
             Self::Brackets => {
                 f.write_str("brackets hold an IPv6 address: write [2001:db8::1]:443 or [2001:db8::/32]:443")
@@ -239,11 +247,13 @@ fn parse(text: &str) -> Result<Pattern, Problem> {
     if text.contains(char::is_whitespace) {
         return Err(Problem::Space);
     }
+    let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if text.split_once(':').is_some_and(|(word, rest)| matches!(word, "list" | "env") && !is_number(rest)) {
+        return Err(Problem::Reference);
+    }
     let Parts { addr, len, port } = split(text)?;
     let port = match port {
-        Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
-            Some(port.parse().map_err(|_| Problem::Port)?)
-        }
+        Some(port) if is_number(port) => Some(port.parse().map_err(|_| Problem::Port)?),
         Some(_) => return Err(Problem::Port),
         None => None,
     };

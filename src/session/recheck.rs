@@ -34,7 +34,9 @@ impl Context {
     /// No connection slips through. A connection is registered before it is decided, and is decided under the lock of
     /// what is known of it, which is taken here as well. So of one that is registered by now, either the decision is
     /// there and held against the new policy, or it takes the lock after us; and one that is registered later takes
-    /// the registry's lock after us. Both then find the new policy, which was in its place before.
+    /// the registry's lock after us. Both then find the new policy, which was in its place before. The same holds for the
+    /// address that takes the place of the original destination: it is noted under the lock, and held against the policy
+    /// there once more.
     pub fn recheck(&self) -> Option<Rechecked> {
         // An audit closes nothing.
         if !self.recheck || self.audit.is_some() {
@@ -45,8 +47,8 @@ impl Context {
         for open in self.open.registered() {
             let known = open.known();
             let let_through = known.decision.is_some_and(|decision| !decision.is_denied());
-            let Some(query) = known.query().filter(|_| let_through) else { continue };
-            let denied = self.decide(&query, known.ech).is_denied();
+            let Some(decision) = self.decide_anew(&known).filter(|_| let_through) else { continue };
+            let denied = decision.is_denied();
             // Also takes back what the policy before this one has called off a moment ago.
             open.meters.call_off(denied);
             rechecked.held = rechecked.held.saturating_add(1);
@@ -66,6 +68,7 @@ mod tests {
     use crate::addr::{ClientAddr, Host, OriginalDst};
     use crate::cli::Cli;
     use crate::log::Log;
+    use crate::policy::{Builder, Condition, DefaultAction, Destination, Head, Sink, Verb};
     use crate::policy::{Decision, Policy, Query, Rule};
     use crate::settings::{LogFormat, Process, Settings};
     use crate::sniff::{NoHost, Protocol, Sniffed};
@@ -153,6 +156,44 @@ mod tests {
         let before = report.open.known().decision;
         report.called_off();
         assert_eq!(report.open.known().decision, before);
+    }
+
+    /// The address that took the place of the original destination counts as well, whenever it becomes known.
+    #[test]
+    fn where_a_forged_name_went_is_held_against_it_too() {
+        let instead = "198.51.100.7:443".parse().unwrap();
+        let mut rules = Builder::new();
+        for (verb, destination) in [(Verb::Deny, "198.51.100.0/24"), (Verb::Allow, "a.example")] {
+            rules.rule(Head { verb, condition: Condition::default(), line: None }, "");
+            rules.destination(destination.parse().map(Destination::Pattern).unwrap());
+        }
+        let denying = Arc::new(rules.finish(DefaultAction::Deny, false).unwrap());
+        for before in [true, false] {
+            let ctx = context("--recheck --allow a.example");
+            let [forged, honest, tunnelled] = [(); 3].map(|()| decided(&ctx, "a.example", false).0);
+            forged.forged();
+            let dialled = || {
+                forged.dialled(instead);
+                honest.dialled(dst().get());
+                // To the upstream, which is no business of the policy's.
+                tunnelled.dialled(instead);
+            };
+            if before {
+                dialled();
+                assert!(!forged.open.meters.is_called_off());
+            }
+            ctx.policy.store(Arc::clone(&denying));
+            assert_eq!(ctx.recheck(), Some(Rechecked { held: 3, denied: usize::from(before) }));
+            if !before {
+                dialled();
+            }
+            let off = [&forged, &honest, &tunnelled].map(|report| report.open.meters.is_called_off());
+            assert_eq!(off, [true, false, false]);
+            forged.called_off();
+            let known = forged.open.known();
+            let rule = known.decision.unwrap().rule.display(None).to_string();
+            assert_eq!(rule, "deny:198.51.100.0/24");
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Report {
     /// The connection is called off: notes what denies it, and gives the end that it comes to.
     pub(super) fn called_off(&self) -> End {
         let mut known = self.open.known();
-        let anew = known.query().map(|query| self.ctx.decide(&query, known.ech));
+        let anew = self.ctx.decide_anew(&known);
         // Should yet another policy let it through by now, it comes too late.
         known.decision = anew.filter(Decision::is_denied).or(known.decision);
         End::because(Cause::Denied, Side::Wayleave, CALLED_OFF)
@@ -96,6 +96,11 @@ impl Report {
         let mut known = self.open.known();
         known.dial = Some(self.open.meters.since.elapsed().saturating_sub(known.sniff.unwrap_or_default()));
         known.dialled = Some(addr);
+        // Whoever held it against a policy while it was dialled did not know the address; see [`Context::recheck`].
+        if self.ctx.recheck && self.ctx.audit.is_none() {
+            let denied = self.ctx.decide_anew(&known).is_some_and(|decision| decision.is_denied());
+            self.open.meters.call_off(denied);
+        }
     }
 
     /// What becomes of the client's end of data. A server is told at once: it is proxies that make too much of it.
