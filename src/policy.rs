@@ -29,7 +29,7 @@ pub use no_proxy::parse_no_proxy;
 pub use pattern::{HostKind, Pattern, PatternError, Problem};
 pub use rule::{Condition, Destination, Head, Matched, Rule, RuleText, Sink, Verb};
 pub use sources::Sources;
-pub use via::UpstreamSet;
+pub use via::{MAX_UPSTREAMS, UpstreamSet, Via};
 
 use crate::addr::{ClientAddr, Host, OriginalDst, Target};
 use index::Index;
@@ -191,7 +191,10 @@ impl Decision {
     /// The upstreams that the connection may go through, if its route is the tunnel.
     #[must_use]
     pub const fn via(&self) -> UpstreamSet {
-        UpstreamSet::ALL
+        match self.rule {
+            Rule::Given { via, .. } => via,
+            Rule::Default | Rule::Ech => UpstreamSet::ALL,
+        }
     }
 
     /// What an upstream is asked for: the host if a host rule or the default let the connection through and there is a

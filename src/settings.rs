@@ -7,7 +7,7 @@ mod upstreams;
 mod values;
 
 pub use upstream::{Forwarded, Kind, Upstream, UpstreamHost, UpstreamPolicy, WhenDown};
-pub use upstreams::{MAX_UPSTREAMS, Upstreams};
+pub use upstreams::Upstreams;
 
 use crate::cli::{Cli, Flags};
 use crate::policy::{Builder, DefaultAction, Policy, Sink};
@@ -301,7 +301,7 @@ impl Settings {
         let r = Reader(outside);
         let upstreams = upstreams::read(cli, &r)?;
         let mut rules = Builder::new();
-        let default = policy::read_rules(cli, &r, !upstreams.is_empty(), &mut rules)?;
+        let default = policy::read_rules(cli, &r, &upstreams, &mut rules)?;
         let policy = rules.finish(default, !upstreams.is_empty()).map_err(|err| SettingsError {
             message: err.to_string(),
             more: Vec::new(),
@@ -367,7 +367,7 @@ pub fn each_rule(
     sink: &mut dyn Sink,
 ) -> Result<DefaultAction, SettingsError> {
     let r = Reader(outside);
-    policy::read_rules(cli, &r, !upstreams::read(cli, &r)?.is_empty(), sink)
+    policy::read_rules(cli, &r, &upstreams::read(cli, &r)?, sink)
 }
 
 /// Those of these environment variables that look like ours and are not: a misspelt whitelist is none.

@@ -162,7 +162,8 @@ fn counted_server() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let workers = settings.workers.unwrap().get();
-        let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares()).unwrap();
+        let limits =
+            Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares()).unwrap();
         let listeners = Listeners::bind(&settings.listen, workers).unwrap();
         let ctx = Arc::new(Context::new(settings, log, limits.questions).unwrap());
         Server::start(&ctx, listeners, limits.connections).unwrap().finished().await;

@@ -1,9 +1,9 @@
 //! The policy file: one rule a line.
 //!
 //! ```text
-//! # verb    destination                 [from SOURCE]            [port PORTS]
+//! # verb    destination                 [from SOURCE]            [port PORTS]      [via UPSTREAM]
 //! direct    10.0.0.0/8
-//! tunnel    **.example.com              from 10.20.0.0/16
+//! tunnel    **.example.com              from 10.20.0.0/16                          via paris
 //! allow     github.com, *.github.com                             port 443,22
 //! allow     list:/etc/wayleave/hosts.txt
 //! deny      *
@@ -15,6 +15,7 @@ use super::no_proxy::parse_no_proxy;
 use super::pattern::{Pattern, PatternError, Problem};
 use super::rule::{Condition, Destination, Head, Sink, Verb};
 use super::sources::Sources;
+use super::via::{UpstreamSet, Via};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -46,8 +47,8 @@ pub struct Reading<'a> {
     pub name: &'a str,
     /// What it refers to.
     pub outside: &'a dyn Outside,
-    /// There is an upstream, so that `tunnel` makes sense.
-    pub upstream: bool,
+    /// What the upstreams are called, in their order; none: `tunnel` and `via` make no sense.
+    pub upstreams: &'a [&'a str],
 }
 
 /// Reads the text of a policy file, and gives each rule to `sink` as it comes.
@@ -175,7 +176,7 @@ impl Line<'_> {
             self.wrong(first, format_args!("a rule begins with allow, deny, direct or tunnel{more}"));
             return None;
         };
-        if verb == Verb::Tunnel && !self.reading.upstream {
+        if verb == Verb::Tunnel && self.reading.upstreams.is_empty() {
             self.wrong(
                 first,
                 "there is no upstream to tunnel through: give --upstream-proxy, or write allow",
@@ -201,7 +202,7 @@ impl Line<'_> {
             let (values, left) = list_of(after);
             rest = left;
             if !CLAUSES.contains(&clause.text) {
-                self.wrong(clause, "from, port or nothing more: put commas between several values");
+                self.wrong(clause, "from, port, via or nothing more: put commas between several values");
                 break;
             }
             self.begins(clause);
@@ -216,10 +217,12 @@ impl Line<'_> {
                 ("from", _) => condition.from = self.sources(values),
                 ("port", []) => self.wrong(clause, "the port is missing: write port 443"),
                 ("port", _) => condition.ports = self.ports(values),
-                _ => self.wrong(
+                (_, _) if matches!(verb, Verb::Direct | Verb::Deny) => self.wrong(
                     clause,
-                    "it names one of several upstreams, and there can be only one yet: leave it out",
+                    format_args!("{} goes through no upstream: leave it out, or write tunnel", verb.word()),
                 ),
+                (_, []) => self.wrong(clause, format_args!("the upstream is missing: {}", self.a_way())),
+                _ => condition.via = self.upstreams(values),
             }
         }
         Some(Read { verb, destinations: destinations.to_vec(), condition })
@@ -304,6 +307,31 @@ impl Line<'_> {
             }
         }
         Some(Arc::new(Sources::new(nets)))
+    }
+
+    /// What could be written behind `via`.
+    fn a_way(&self) -> String {
+        match self.reading.upstreams {
+            [] => "there are none: give --upstream-proxy, or leave it out".to_owned(),
+            all => format!("write via {}", all.join(" or via ")),
+        }
+    }
+
+    fn upstreams(&mut self, words: &[Word<'_>]) -> Option<Arc<Via>> {
+        let mut set = UpstreamSet::NONE;
+        for word in words {
+            if self.has_enough() {
+                break;
+            }
+            let place = self.reading.upstreams.iter().position(|name| *name == word.text);
+            match place.and_then(|place| u8::try_from(place).ok()) {
+                Some(place) => set = set.with(place),
+                None => self.wrong(word, format_args!("no upstream is called so: {}", self.a_way())),
+            }
+        }
+        let names = (0_u8..).zip(self.reading.upstreams).filter(|(place, _)| set.contains(*place));
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        Some(Arc::new(Via::new(set, &names.join(", "))))
     }
 
     /// In order and without overlaps, so that two ways to write the same are the same.

@@ -85,7 +85,8 @@ impl Index {
         };
         let order = if asks_upstream { [host, all, address] } else { [address, all, host] };
         let best = order.into_iter().flatten().find(|best| best.rule == first)?;
-        Some(Rule::Given { verb: head.verb, line: head.line, matched: best.matched })
+        let via = self.heads.condition(first)?.upstreams();
+        Some(Rule::Given { verb: head.verb, line: head.line, matched: best.matched, via })
     }
 
     /// The exact name, one label more, then any depth by the longest suffix.

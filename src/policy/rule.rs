@@ -2,6 +2,7 @@
 
 use super::pattern::{HostKind, Pattern, write_host, write_net};
 use super::sources::Sources;
+use super::via::{UpstreamSet, Via};
 use crate::addr::{ClientAddr, Host};
 use ipnet::IpNet;
 use std::fmt;
@@ -95,17 +96,25 @@ fn write_all(f: &mut fmt::Formatter<'_>, all: &str, port: Option<NonZeroU16>) ->
     port.map_or(Ok(()), |port| write!(f, ":{port}"))
 }
 
-/// What a rule asks for beside the destination.
+/// What a rule says beside verb and destinations.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// `from`: the clients that the rule is for; none: all.
     pub from: Option<Arc<Sources>>,
     /// `port`: the destination's ports, as ranges; empty: all.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// `via`: the upstreams that it goes through; none: any. It is no matter of whether the rule matches.
+    pub via: Option<Arc<Via>>,
 }
 
 impl Condition {
-    /// It asks for nothing.
+    /// The upstreams that it goes through.
+    #[must_use]
+    pub fn upstreams(&self) -> UpstreamSet {
+        self.via.as_ref().map_or(UpstreamSet::ALL, |via| via.set())
+    }
+
+    /// It asks for nothing: the rule is for all clients and ports.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.from.is_none() && self.ports.is_empty()
@@ -136,7 +145,7 @@ impl fmt::Display for Condition {
                 write!(f, "-{}", range.end())?;
             }
         }
-        Ok(())
+        self.via.as_ref().map_or(Ok(()), |via| write!(f, " via {via}"))
     }
 }
 
@@ -205,6 +214,8 @@ pub enum Rule {
         line: Option<NonZeroU32>,
         /// Which of its destinations it was.
         matched: Matched,
+        /// The upstreams that it goes through, where it does.
+        via: UpstreamSet,
     },
 }
 

@@ -64,7 +64,8 @@ impl Outside for There {
 }
 
 pub(super) fn read_file(text: &str, upstream: bool, sink: &mut dyn Sink) -> Result<(), Vec<Fault>> {
-    read_policy(text, Reading { name: "p", outside: &There, upstream }, sink)
+    let upstreams: &[&str] = if upstream { &["paris", "lyon", "proxy:3128"] } else { &[] };
+    read_policy(text, Reading { name: "p", outside: &There, upstreams }, sink)
 }
 
 /// The policy of a file. What no rule matches is denied.
@@ -393,7 +394,7 @@ fn errors_of_lists_say_where() {
 
 #[test]
 fn a_rule_without_its_host_still_displays() {
-    let rule = |verb, matched| Rule::Given { verb, line: None, matched };
+    let rule = |verb, matched| Rule::Given { verb, line: None, matched, via: UpstreamSet::ALL };
     let child = rule(Verb::Allow, Matched::Host { kind: HostKind::Child, offset: 4, port: None });
     assert_eq!(child.display(None).to_string(), "allow:*.?");
     let dst: SocketAddr = "[2001:db8::1]:443".parse().unwrap();

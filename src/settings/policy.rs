@@ -1,7 +1,7 @@
 //! The policy: out of a policy file, flags, environment variables and list files, in the order in which the rules are
 //! looked at.
 
-use super::{Given, Reader, SettingsError, env_name};
+use super::{Given, Reader, SettingsError, Upstreams, env_name};
 use crate::cli::Flags;
 use crate::policy::DefaultAction;
 use crate::policy::Destination;
@@ -24,14 +24,14 @@ const NO_PROXY: &str = "env:NO_PROXY";
 pub(super) fn read_rules(
     cli: &Flags,
     r: &Reader<'_>,
-    upstream: bool,
+    upstreams: &Upstreams,
     sink: &mut dyn Sink,
 ) -> Result<DefaultAction, SettingsError> {
     let mut wrong = Wrong::default();
     read_direct(r, &r.all("direct", &cli.policy.direct)?, sink, &mut wrong);
     let policy = r.one("policy", cli.policy.policy.as_ref())?;
     if let Some(file) = &policy {
-        read_file(r, file, upstream, sink, &mut wrong);
+        read_file(r, file, upstreams, sink, &mut wrong);
     }
     let whitelisted = read_whitelist(cli, r, sink, &mut wrong)?;
     let default = r.parsed("default", cli.policy.default.as_ref(), |text| match text {
@@ -102,14 +102,15 @@ fn give(sink: &mut dyn Sink, destinations: impl IntoIterator<Item = Destination>
     destinations.into_iter().for_each(|destination| sink.destination(destination));
 }
 
-fn read_file(r: &Reader<'_>, file: &Given, upstream: bool, sink: &mut dyn Sink, wrong: &mut Wrong) {
+fn read_file(r: &Reader<'_>, file: &Given, upstreams: &Upstreams, sink: &mut dyn Sink, wrong: &mut Wrong) {
     let path = Path::new(&file.text);
     let text = match r.0.read(path) {
         Ok(text) => text,
         Err(err) => return wrong.add(file.wrong(err)),
     };
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    let reading = Reading { name: &file.text, outside: &Referred { r, folder }, upstream };
+    let upstreams: Vec<&str> = upstreams.all.iter().map(|one| &*one.name).collect();
+    let reading = Reading { name: &file.text, outside: &Referred { r, folder }, upstreams: &upstreams };
     if let Err(faults) = read_policy(&text, reading, sink) {
         wrong.faults(faults, false);
     }

@@ -347,8 +347,8 @@ fn several_upstreams_and_how_they_are_used() {
         let err = read(args).unwrap_err().to_string();
         assert!(err.contains(part), "{args}: {err}");
     }
-    let many: String = (0..33).map(|i| format!("--upstream-proxy u{i}=p ")).collect();
-    assert!(read(&many).unwrap_err().to_string().contains("more than 32"));
+    let many: String = (0..17).map(|i| format!("--upstream-proxy u{i}=p ")).collect();
+    assert!(read(&many).unwrap_err().to_string().contains("more than 16"));
 }
 
 #[test]

@@ -4,10 +4,8 @@ use super::upstream::{self, Forwarded, Kind, Upstream, UpstreamPolicy, WhenDown,
 use super::{Given, Reader, SettingsError, values};
 use crate::cli::Flags;
 use crate::connect::Field;
+use crate::policy::MAX_UPSTREAMS;
 use std::path::{Path, PathBuf};
-
-/// The most upstreams that there may be: a rule names some of them as bits of a word.
-pub const MAX_UPSTREAMS: usize = 32;
 
 const SPARES: usize = 16;
 

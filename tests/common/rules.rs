@@ -53,7 +53,8 @@ pub(crate) fn read(
     upstream: bool,
     sink: &mut dyn Sink,
 ) -> Result<(), Vec<Fault>> {
-    read_policy(text, Reading { name: "p", outside: &files, upstream }, sink)
+    let upstreams: &[&str] = if upstream { &["paris", "lyon", "proxy:3128"] } else { &[] };
+    read_policy(text, Reading { name: "p", outside: &files, upstreams }, sink)
 }
 
 /// The policy of a file that has to be good. What no rule matches is denied.

@@ -273,6 +273,7 @@ const PORT: &str = "a port is a number from 1 to 65535, or a range such as 8000-
 const SOURCE: &str = "a source is an address or a network without a port, such as 10.20.0.0/16";
 const COMMA: &str = "there is a comma before it: leave that out";
 const TWICE: &str = "it is there already: put commas between several values";
+const NO_UPSTREAM: &str = "no upstream is called so: write via paris or via lyon or via proxy:3128";
 const VERB: &str = "a rule begins with allow, deny, direct or tunnel";
 const URL: &str = "a pattern is a hostname, not a URL: write ";
 const WILDCARD: &str = "a wildcard stands only for whole labels at the beginning: write *.example.com for one \
@@ -300,11 +301,11 @@ fn faults_say_where_and_what_to_write() {
         ("deny *, from , ::1", &[("1:9", "from", COMMA), ("1:16", "::1", COMMA)]),
         (
             "deny * port 1 a.example",
-            &[("1:15", "a.example", "from, port or nothing more: put commas between several values")],
+            &[("1:15", "a.example", "from, port, via or nothing more: put commas between several values")],
         ),
         (
             "allow a.example b.example",
-            &[("1:17", "b.example", "from, port or nothing more: put commas between several values")],
+            &[("1:17", "b.example", "from, port, via or nothing more: put commas between several values")],
         ),
         ("deny * port 1 port 2", &[("1:15", "port", TWICE)]),
         ("deny * from ::1 from ::2", &[("1:17", "from", TWICE)]),
@@ -312,13 +313,19 @@ fn faults_say_where_and_what_to_write() {
         ("deny * from port 1", &[("1:8", "from", "the source is missing: write from 10.20.0.0/16")]),
         ("deny * port", &[("1:8", "port", "the port is missing: write port 443")]),
         (
-            "allow * via paris",
-            &[(
-                "1:9",
-                "via",
-                "it names one of several upstreams, and there can be only one yet: leave it out",
-            )],
+            "allow * via",
+            &[("1:9", "via", "the upstream is missing: write via paris or via lyon or via proxy:3128")],
         ),
+        ("allow * via oslo,paris", &[("1:13", "oslo", NO_UPSTREAM)]),
+        (
+            "direct * via paris",
+            &[("1:10", "via", "direct goes through no upstream: leave it out, or write tunnel")],
+        ),
+        (
+            "deny * via paris",
+            &[("1:8", "via", "deny goes through no upstream: leave it out, or write tunnel")],
+        ),
+        ("tunnel * via a via b", &[("1:14", "a", NO_UPSTREAM), ("1:16", "via", TWICE)]),
         ("deny * port 0", &[("1:13", "0", PORT)]),
         (
             "deny * port 65536,+1,2-1,1-,-1,a,1-2-3",
@@ -399,4 +406,19 @@ fn faults_are_bounded_in_number_and_in_length() {
     assert_eq!(wrong(&format!("deny {}", "list:wrong,".repeat(100)), true).len(), MOST_FAULTS);
     let long = wrong(&format!("allow {}\n", "a".repeat(1_000_000)), true);
     assert!(long[0].len() < 300 && long[0].contains("aaa...\": "), "{}", long[0]);
+}
+
+#[test]
+fn via_names_upstreams() {
+    let policy =
+        of_file("tunnel a.example via lyon\nallow b.example via proxy:3128, paris port 443\nallow *\n", true);
+    let via = |host: &str| {
+        let set = policy.decide(&Asked::new(host).query()).via();
+        (0..3).filter(|place| set.contains(*place)).collect::<Vec<u8>>()
+    };
+    assert_eq!(via("a.example"), [1]);
+    assert_eq!(via("b.example"), [0, 2]);
+    assert_eq!(via("c.example"), [0, 1, 2]);
+    let none = wrong("tunnel a via paris\nallow b via paris", false);
+    assert!(none.iter().all(|fault| fault.contains("give --upstream-proxy")), "{none:?}");
 }
