@@ -7,7 +7,7 @@ mod field;
 mod page;
 
 pub use credentials::{Credentials, CredentialsError};
-pub use evidence::says_that_it_could_not_resolve;
+pub use evidence::{Evidence, evidence};
 pub use field::{Field, FieldError, ForwardedField, MAX_FIELDS};
 pub use page::{MAX_PAGE, PageReader};
 

@@ -2,34 +2,48 @@
 
 use super::{MAX_HEAD, parse_head};
 
-/// Squid's name for it, in `X-Squid-Error`; a number follows.
-const SQUIDS_WORD: &[u8] = b"ERR_DNS_FAIL";
+/// Squid's words, in `X-Squid-Error`; a number follows.
+const SQUID_UNRESOLVED: &[u8] = b"ERR_DNS_FAIL";
+const SQUID_NO_PATH: &[u8] = b"ERR_CANNOT_FORWARD";
 
 /// Those of RFC 9209 sections 2.3.2 and 2.3.3, in `Proxy-Status`.
 const ERRORS: [&[u8]; 2] = [b"dns_error", b"dns_timeout"];
 
-/// Whether the upstream says that it could not resolve the name it was asked for, so that another upstream, or the same
-/// one asked by address, may do better. `head` is the final head of a refusal (`start..head` of
-/// [`super::Reply::Refused`]).
-///
-/// Only what a machine was meant to read counts. Where nothing of the kind is said, or it makes no sense, the answer is
-/// no.
-#[must_use]
-pub fn says_that_it_could_not_resolve(head: &[u8]) -> bool {
-    let head = head.get(..MAX_HEAD).unwrap_or(head);
-    let says = parse_head(head, |head, _| head.headers.iter().any(of_field));
-    matches!(says, Ok(Some(true)))
+/// What a refusal says of the name that was asked for; the stronger evidence is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evidence {
+    /// Nothing.
+    Nothing,
+    /// The upstream found no way to go. A Squid before 6.3 says no more than this where it could not resolve the name
+    /// (its bug 5294); and every Squid says it where its own parents are dead.
+    NoPath,
+    /// It could not resolve the name.
+    Unresolved,
 }
 
-fn of_field(field: &httparse::Header<'_>) -> bool {
+/// What a refusal says of the name that was asked for: whether the upstream could not resolve it, so that another
+/// upstream, or the same one asked by address, may do better. `head` is the final head of a refusal (`start..head` of
+/// [`super::Reply::Refused`]).
+///
+/// Only what a machine was meant to read counts. What makes no sense says nothing.
+#[must_use]
+pub fn evidence(head: &[u8]) -> Evidence {
+    let head = head.get(..MAX_HEAD).unwrap_or(head);
+    let found = parse_head(head, |head, _| head.headers.iter().map(of_field).max());
+    found.ok().flatten().flatten().unwrap_or(Evidence::Nothing)
+}
+
+fn of_field(field: &httparse::Header<'_>) -> Evidence {
     if field.name.eq_ignore_ascii_case("x-squid-error") {
-        field.value.split(|octet| !octet.is_ascii_graphic()).find(|word| !word.is_empty())
-            == Some(SQUIDS_WORD)
-    } else if field.name.eq_ignore_ascii_case("proxy-status") {
-        parameters(field.value).any(is_dns_error)
-    } else {
-        false
+        match field.value.split(|octet| !octet.is_ascii_graphic()).find(|word| !word.is_empty()) {
+            Some(SQUID_UNRESOLVED) => return Evidence::Unresolved,
+            Some(SQUID_NO_PATH) => return Evidence::NoPath,
+            _ => {}
+        }
+    } else if field.name.eq_ignore_ascii_case("proxy-status") && parameters(field.value).any(is_dns_error) {
+        return Evidence::Unresolved;
     }
+    Evidence::Nothing
 }
 
 /// `error=dns_error`, with or without blanks around it.
@@ -58,8 +72,12 @@ fn parameters(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
+    fn evidence_of(fields: &str) -> Evidence {
+        evidence(format!("HTTP/1.1 503 No\r\n{fields}\r\n").as_bytes())
+    }
+
     fn says(fields: &str) -> bool {
-        says_that_it_could_not_resolve(format!("HTTP/1.1 503 No\r\n{fields}\r\n").as_bytes())
+        evidence_of(fields) == Evidence::Unresolved
     }
 
     #[test]
@@ -80,8 +98,20 @@ mod tests {
             "X-Error: ERR_DNS_FAIL 0\r\n",
             "",
         ] {
-            assert!(!says(field), "{field}");
+            assert_eq!(evidence_of(field), Evidence::Nothing, "{field}");
         }
+    }
+
+    /// Squid 5.7 in answer to a name that does not exist; 6.3 and later say ERR_DNS_FAIL and 503.
+    const SQUID_5: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\nServer: squid/5.7\r\nMime-Version: 1.0\r\n\
+        Date: Sat, 21 Nov 2026 16:40:03 GMT\r\nContent-Type: text/html;charset=utf-8\r\nContent-Length: 3379\r\n\
+        X-Squid-Error: ERR_CANNOT_FORWARD 0\r\nVary: Accept-Language\r\nContent-Language: en\r\n\r\n";
+
+    #[test]
+    fn a_squid_of_before_6_3_says_less() {
+        assert_eq!(evidence(SQUID_5), Evidence::NoPath);
+        let both = "X-Squid-Error: ERR_CANNOT_FORWARD 0\r\nProxy-Status: a; error=dns_error\r\n";
+        assert_eq!(evidence_of(both), Evidence::Unresolved);
     }
 
     #[test]
@@ -117,13 +147,13 @@ mod tests {
     fn what_is_no_head_says_nothing() {
         let head = b"HTTP/1.1 503 No\r\nX-Squid-Error: ERR_DNS_FAIL 0\r\n\r\n";
         for end in 0..head.len() {
-            assert!(!says_that_it_could_not_resolve(&head[..end]), "{end}");
+            assert_eq!(evidence(&head[..end]), Evidence::Nothing, "{end}");
         }
-        assert!(says_that_it_could_not_resolve(head));
+        assert_eq!(evidence(head), Evidence::Unresolved);
         let long = format!(
             "HTTP/1.1 503 No\r\nX: {}\r\nX-Squid-Error: ERR_DNS_FAIL 0\r\n\r\n",
             "x".repeat(MAX_HEAD)
         );
-        assert!(!says_that_it_could_not_resolve(long.as_bytes()));
+        assert_eq!(evidence(long.as_bytes()), Evidence::Nothing);
     }
 }

@@ -175,6 +175,12 @@ fn what_is_no_reply_is_known_at_the_earliest_byte() {
 }
 
 #[test]
+fn an_upstream_of_another_kind_is_told_by_what_to_write() {
+    assert!(BrokenReply::Tls.to_string().contains("speaks TLS: write https://"));
+    assert!(BrokenReply::Socks.to_string().contains("speaks SOCKS: write socks5://"));
+}
+
+#[test]
 fn heads_are_bounded() {
     let head = |len: usize| {
         let (start, end) = ("HTTP/1.1 200 OK\r\nX: ", "\r\n\r\n");
