@@ -67,8 +67,9 @@ async fn connect(addr: SocketAddr) -> io::Result<Watched> {
     Ok(watched)
 }
 
-/// The same in two parts. Whoever drops the second one has closed the connection, or taken back the SYN; one that was
-/// there already is reset, which leaves nothing behind on either side.
+/// The same in two parts. Whoever drops the second one has closed the connection, or taken back the SYN. One that was
+/// there already is reset, which leaves nothing behind on either side; should it have been redirected to ourselves, it is
+/// a client that is gone, where an orderly end would be carried on.
 fn attempt(addr: SocketAddr) -> io::Result<Attempt<Watched>> {
     let watched = Watched::new(begin(addr)?.into())?;
     Ok(Box::pin(async move {

@@ -12,6 +12,7 @@ use crate::spares::{Proxy, talk_and_end};
 use crate::support::bytes::echo;
 use crate::support::client::read_to_end;
 use crate::support::delay::FAR_V4;
+use crate::support::http::{get, read_answer};
 use crate::support::lab::{CORP_V4, CORP_V6};
 use crate::support::rules::nft;
 use crate::support::scripted::SCRIPTED_PORT;
@@ -176,14 +177,16 @@ fn when_all_are_dead_each_is_named_and_the_most_telling_counts() {
     assert!(detail(&record).contains(&why), "{record}");
     nothing_is_left(&lab);
 
-    // Silence alone is another end.
+    // Silence alone is another end. Meanwhile the name gets another address, which the next connection finds.
     door(&lab, &[(CORP_V6, "drop"), (CORP_V4, "drop"), (MORE[0], "drop")]);
-    let answer = lab.get("192.0.2.10:80", "www.example.com");
+    let mut stream = lab.connect("192.0.2.10:80");
+    stream.write_all(get("www.example.com").as_bytes()).unwrap();
+    daemon.line(&format!("dialling {}, besides 2 ", at(MORE[0])));
+    lab.name(NAME, &[MORE[1].parse().unwrap()]);
+    let answer = read_answer(&mut stream);
     assert_eq!(answer.status, 504, "{answer:?}");
     assert_eq!(daemon.wait_records(2)[1]["end"], "dial-timeout");
     assert_eq!(proxy.hits(), 0);
-    // The name is looked up again, and has another address by now.
-    lab.name(NAME, &[MORE[1].parse().unwrap()]);
     talk_and_end(&lab);
     assert_eq!(daemon.wait_records(3)[2]["dialled"], at(MORE[1]));
 }

@@ -126,5 +126,5 @@ fn one_address_costs_no_race() {
     }
     let bytes = size(|addrs: &'static [SocketAddr], deadline| first_of(addrs, deadline));
     let alone = size(|addr, deadline| timeout_at(deadline, connect(addr)));
-    assert!(bytes <= alone + 128, "{bytes} bytes, {alone} of them for one address");
+    assert!(bytes <= alone + 72, "{bytes} bytes, {alone} of them for one address");
 }
