@@ -96,7 +96,7 @@ pub enum DialError {
         status: u16,
         /// Its page, where the client is to see it.
         page: Option<Box<PageReader>>,
-        /// It says that it could not resolve the name.
+        /// It says that it could not resolve the name, or something that may mean that.
         unresolved: bool,
     },
     /// The upstream, which speaks SOCKS, will not.

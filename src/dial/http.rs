@@ -1,7 +1,7 @@
 //! The reply of an HTTP upstream, off the socket.
 
 use super::DialError;
-use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
+use crate::connect::{self as codec, Evidence, MAX_HEAD, PageReader, Reply};
 use crate::socket::Socket;
 use tokio::time::{Instant, timeout_at};
 
@@ -27,7 +27,8 @@ pub(super) async fn read_reply(
                 return Err(DialError::Refused { status: 403, page: page.map(Box::new), unresolved: false });
             }
             Reply::Refused { status, start, head } => {
-                let unresolved = reply.get(start..head).is_some_and(codec::says_that_it_could_not_resolve);
+                let unresolved =
+                    codec::evidence(reply.get(start..head).unwrap_or_default()) != Evidence::Nothing;
                 return Err(DialError::Refused { status, page: None, unresolved });
             }
             Reply::Broken(why) => return Err(DialError::Broken(why)),
