@@ -143,7 +143,8 @@ pub fn of_policy(octets: &[u8]) {
     let text = String::from_utf8_lossy(octets);
     for upstream in [false, true] {
         let mut rules = Builder::new();
-        let reading = Reading { name: "policy", outside: &Itself(&text), upstream };
+        let upstreams: &[&str] = if upstream { &["paris", "lyon"] } else { &[] };
+        let reading = Reading { name: "policy", outside: &Itself(&text), upstreams };
         if let Err(faults) = read_policy(&text, reading, &mut rules) {
             assert!(!faults.is_empty());
             for fault in faults {
