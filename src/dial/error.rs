@@ -318,6 +318,17 @@ impl DialError {
         }
     }
 
+    /// Of those that [may be about the form](Self::may_be_about_the_form): it says that it will not, rather than that it
+    /// cannot.
+    #[must_use]
+    pub const fn is_denial(&self) -> bool {
+        match self {
+            Self::Refused { status, unresolved, .. } => *status != 501 && !*unresolved,
+            Self::SocksRefused(why) => matches!(why.meaning(), Meaning::Denied),
+            _ => false,
+        }
+    }
+
     /// The upstream ended the connection without a word.
     #[must_use]
     pub const fn is_without_a_word(&self) -> bool {
