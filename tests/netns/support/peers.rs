@@ -6,12 +6,14 @@ mod cntlm;
 mod dnsmasq;
 mod nginx;
 mod proxies;
+mod socks;
 
 use std::path::{Path, PathBuf};
 
 #[allow(unused_imports)]
 pub use dnsmasq::DNSMASQ_V4;
 pub use nginx::CA;
+pub use socks::SOCKS_USER;
 
 use super::process::Process;
 use super::tools::run;
