@@ -263,10 +263,6 @@ fn audited(ctx: &Context) -> String {
 fn read_again(cli: &Flags, ctx: &Context) {
     match Settings::read(cli, &Process) {
         Ok(settings) => {
-            // They go unused, but they have been in memory.
-            if let Err(err) = secret::keep(&settings.upstreams) {
-                tracing::warn!("cannot keep the upstreams' credentials secret: {err}");
-            }
             let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
             ctx.policy.store(Arc::clone(&new));
             tracing::info!("policy read again: {new}; {}{}", old.changes(&new), audited(ctx));

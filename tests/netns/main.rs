@@ -40,8 +40,8 @@ mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
 mod hello;
-mod leaving;
 mod learning;
+mod leaving;
 mod live;
 mod long_way;
 mod loops;

@@ -41,7 +41,7 @@ impl Lab {
                  external: eth0\n\
                  clientmethod: none\nsocksmethod: {method}\n\
                  user.privileged: root\nuser.unprivileged: nobody\n\
-                 client pass {{ from: 0/0 to: 0/0 }}\n\
+                 client pass {{ from: 0/0 to: 0/0 log: connect disconnect error }}\n\
                  {rules}\n\
                  socks pass {{ from: 0/0 to: 0/0 log: connect disconnect error }}\n"
             ),
