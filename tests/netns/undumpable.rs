@@ -116,3 +116,21 @@ fn a_crash_leaves_no_core() {
         }
     }
 }
+
+/// It looks into its own /proc for what its stderr is, as an ordinary user.
+#[test]
+fn it_still_sees_that_journald_reads_its_log() {
+    let lab = Lab::host();
+    let id = lab.uid();
+    let script = format!(
+        "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)\n\
+         exec setpriv --reuid={id} --regid={id} --clear-groups \"$0\" \"$@\""
+    );
+    let mut daemon = lab.router_side().command("sh");
+    daemon.args(["-c", &script, env!("CARGO_BIN_EXE_wayleave")]);
+    daemon.args(["--upstream-proxy", "http://user:hush-hush@10.2.0.2:3128"]);
+    let process = crate::support::process::Process::start("wayleave", &mut daemon);
+    let said = process.line("listening on");
+    assert!(said.starts_with(" INFO "), "a time: {said}");
+    assert_eq!(fs::symlink_metadata(format!("/proc/{}/fd", process.pid())).unwrap().uid(), 0);
+}

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 #[allow(unused_imports)]
 pub use dnsmasq::DNSMASQ_V4;
 pub use nginx::CA;
+#[allow(unused_imports)]
 pub use socks::SOCKS_USER;
 
 use super::process::Process;
