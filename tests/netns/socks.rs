@@ -138,6 +138,8 @@ fn refusals_of_dante_and_microsocks() {
     let lab = Lab::router();
     lab.load_rules();
     lab.name("nowhere.example.com", &["203.0.113.9".parse().unwrap()]);
+    lab.name("nobody.example.com", &["203.0.113.8".parse().unwrap()]);
+    lab.server_side().ip("route add unreachable 203.0.113.8/32");
     let dante = lab.dante(
         None,
         "socks block { from: 0/0 to: other.example.net log: connect }\n\
@@ -147,10 +149,12 @@ fn refusals_of_dante_and_microsocks() {
     let dante_says: &[(&str, &str, &str)] = &[
         ("other.example.net", "192.0.2.20", "connection not allowed by ruleset (SOCKS5 reply 2"),
         ("nowhere.example.com", "203.0.113.9", "network unreachable (SOCKS5 reply 3"),
+        ("nobody.example.com", "203.0.113.8", "host unreachable (SOCKS5 reply 4"),
         ("v4.example.com", WEB_V4, "connection refused (SOCKS5 reply 5"),
     ];
     let microsocks_says: &[(&str, &str, &str)] = &[
         ("nowhere.example.com", "203.0.113.9", "network unreachable (SOCKS5 reply 3"),
+        ("nobody.example.com", "203.0.113.8", "host unreachable (SOCKS5 reply 4"),
         ("v4.example.com", WEB_V4, "connection refused (SOCKS5 reply 5"),
         ("no.such.example", WEB_V4, "(SOCKS5 reply "),
     ];

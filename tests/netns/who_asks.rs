@@ -177,10 +177,13 @@ fn nginx_reads_both_ends_out_of_proxy_v2() {
     assert!(daemon.wait_records(2).iter().all(|r| r["end"] == "upstream-refused"));
 }
 
+/// A PROXY header, and what came first behind it.
+type Headed = (Vec<u8>, Vec<u8>);
+
 /// A server that keeps the PROXY header, if there is one, and the head or the SOCKS greeting behind it.
 struct Headers {
     _server: Server,
-    seen: Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>,
+    seen: Arc<Mutex<Vec<Headed>>>,
 }
 
 const PROXY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -197,7 +200,7 @@ fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 
 impl Headers {
     fn start(lab: &Lab, socks: bool) -> Headers {
-        let seen = Arc::<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>::default();
+        let seen = Arc::<Mutex<Vec<Headed>>>::default();
         let kept = Arc::clone(&seen);
         let server = lab.server(SCRIPTED_PORT, move |mut stream| {
             let header = read_proxy_header(&mut stream)?;
@@ -225,7 +228,7 @@ impl Headers {
         Headers { _server: server, seen }
     }
 
-    fn wait(&self, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn wait(&self, count: usize) -> Vec<Headed> {
         wait::until("headers", || Some(self.seen.lock().unwrap().clone()).filter(|seen| seen.len() >= count))
     }
 }
