@@ -7,6 +7,7 @@ use crate::record::{Cause, End, Side};
 use crate::resolve::ResolveError;
 use crate::socks;
 use crate::socks::Meaning;
+use crate::tls::TlsError;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -88,6 +89,8 @@ pub enum DialError {
         /// How long it had been waited for.
         waited: Duration,
     },
+    /// There is no TLS with the upstream.
+    Tls(TlsError),
     /// The upstream's answer is no HTTP reply.
     Broken(BrokenReply),
     /// The upstream will not.
@@ -166,6 +169,7 @@ impl fmt::Display for DialError {
                     waited.as_secs_f64()
                 )
             }
+            Self::Tls(why) => why.fmt(f),
             Self::Broken(why) => why.fmt(f),
             Self::SocksRefused(why) => why.fmt(f),
             Self::SocksBroken(why) => why.fmt(f),
@@ -217,7 +221,11 @@ impl DialError {
             }
             Self::NoneOf { tried, .. } => tried.first().map_or((Cause::Error, Side::Wayleave), Self::cause),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
-            Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) | Self::SocksBroken(_) => {
+            Self::HungUp { .. }
+            | Self::CutOff { .. }
+            | Self::Tls(_)
+            | Self::Broken(_)
+            | Self::SocksBroken(_) => {
                 (Cause::UpstreamBroken, Side::Upstream)
             }
             Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. } => {
@@ -251,6 +259,8 @@ impl DialError {
             Self::HungUp { .. } => ProxyError::ConnectionTerminated,
             Self::CutOff { .. } => ProxyError::HttpResponseIncomplete,
             Self::ReplyTimeout | Self::Silent { .. } => ProxyError::HttpResponseTimeout,
+            Self::Tls(why) if why.is_certificate() => ProxyError::TlsCertificateError,
+            Self::Tls(_) => ProxyError::TlsProtocolError,
             Self::Broken(_) | Self::SocksBroken(_) => ProxyError::HttpProtocolError,
             Self::SocksRefused(socks::Refusal::Request(code)) => match code {
                 socks::Code::ConnectionRefused => ProxyError::ConnectionRefused,
@@ -288,6 +298,7 @@ impl DialError {
             | Self::HungUp { .. }
             | Self::CutOff { .. }
             | Self::Silent { .. }
+            | Self::Tls(_)
             | Self::Broken(_)
             | Self::SocksBroken(_) => true,
             Self::Prohibited { .. }

@@ -15,6 +15,7 @@ fn dialler(direct_to: DirectTo, addrs: &str) -> Dialler {
         own: OwnAddrs::new().unwrap(),
         loops: Loops::default(),
         upstreams: Upstreams::new(&Handle::current(), settings::Upstreams::none()),
+        trust: None,
         direct_to,
         runtime: Handle::current(),
     }

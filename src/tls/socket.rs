@@ -60,9 +60,15 @@ impl Handshake {
     /// # Errors
     /// The other side is not who it should be, speaks no TLS that we do, or is gone.
     pub async fn finish(self, socket: Socket) -> Result<TlsSocket, TlsError> {
-        let tls = TlsSocket { socket, state: Mutex::new(State { session: self.session, owes: false }) };
-        poll_fn(|cx| tls.poll_handshake(cx)).await?;
+        let tls = self.on(socket);
+        tls.shaken().await?;
         Ok(tls)
+    }
+
+    /// Goes on over this connection, on which all of the first flight was sent: see [`TlsSocket::shaken`].
+    #[must_use]
+    pub fn on(self, socket: Socket) -> TlsSocket {
+        TlsSocket { socket, state: Mutex::new(State { session: self.session, owes: false }) }
     }
 }
 
@@ -89,6 +95,14 @@ impl TlsSocket {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in the middle of a change would have ended this connection's task.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the end of the handshake: nothing is read or written before.
+    ///
+    /// # Errors
+    /// Those of [`Handshake::finish`].
+    pub async fn shaken(&self) -> Result<(), TlsError> {
+        poll_fn(|cx| self.poll_handshake(cx)).await
     }
 
     /// When it is dropped, what was written is delivered, and then comes the end of data, in TLS if it can be sent at once.
