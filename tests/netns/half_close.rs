@@ -89,7 +89,8 @@ fn the_whole_reply_comes_through(lab: &Lab, proxy: &Peer) {
     let request = get("www.example.com");
     let reply: Vec<u8> = (0..PAUSES.len()).flat_map(piece).collect();
     for mode in [&[][..], &["--half-close", "hold"]] {
-        let args = [&["--upstream-proxy", &proxy.url()], mode].concat();
+        let url = proxy.url();
+        let args = [&["--upstream-proxy", &url], mode].concat();
         let daemon = lab.start(&args).env("WAYLEAVE_HALF_CLOSE", "").run();
         let mut stream = ask_and_end(lab, request.as_bytes());
         wait_ended(lab);
@@ -137,6 +138,22 @@ fn who_waits_for_the_end_gets_it() {
     let _daemon = lab.daemon(&["--upstream-proxy", &squid.url(), "--half-close", "auto"]);
     let _stream = ask_and_end(&lab, &sent);
     assert_eq!(got.recv_timeout(wait::PATIENCE).unwrap(), Digest::of(&sent));
+}
+
+/// Nothing is lost on the way to a server itself, whatever is said of upstreams.
+#[test]
+fn directly_the_end_goes_on_at_once() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let _server = lab.sink(PORT);
+    let upstream = lab.upstream(|mut stream, _| hold(&mut stream));
+    let args = ["--upstream-proxy", &upstream.url(), "--direct", WEB_V4, "--half-close", "hold"];
+    let daemon = lab.daemon(&args);
+    let mut stream = ask_and_end(&lab, UNKNOWN);
+    let (bytes, end) = read_to_end(&mut stream);
+    end.unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), Digest::of(UNKNOWN).line());
+    daemon.record(|r| r["route"] == "direct" && r["end"] == "closed");
 }
 
 /// An upstream and a server in one: a word back for the first that comes, and then it waits for the client's end.
