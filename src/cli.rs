@@ -164,6 +164,9 @@ pub struct CarryArgs {
     /// One direction finished, the other silent [default: 10m]
     #[arg(long, value_name = "DUR", allow_hyphen_values = true)]
     pub half_close_timeout: Option<String>,
+    /// A client's end of data, through an upstream: forward, hold or auto [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub half_close: Option<String>,
 }
 
 /// Bounds.

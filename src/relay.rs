@@ -1,13 +1,17 @@
 //! Copying both ways once both sides are up: half-close, reset for reset, back-pressure, two timeouts.
 
 mod half;
+mod hold;
 mod splice;
 
 use crate::alarm::Alarm;
 use crate::record::{Cause, End, Side};
+use crate::settings::HalfClose;
+use crate::sniff::Protocol;
 use crate::socket::{Socket, keep_alive};
 use crate::sys;
 use half::{Ends, Finish, Half};
+use hold::{Held, Moved};
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +44,15 @@ impl Timeouts {
     fn half_closed(self) -> Duration {
         self.half_close.min(self.idle)
     }
+}
+
+/// What becomes of the client's end of data while the far side may have more to say.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientEnd {
+    /// Whether it goes on at once.
+    pub half_close: HalfClose,
+    /// What the client speaks: some protocols say by themselves where a request ends.
+    pub protocol: Protocol,
 }
 
 /// What was moved. Kept outside the relay, so that it is right also when the relay is dropped in the middle.
@@ -106,12 +119,15 @@ struct Clock<'a> {
     broken: AtomicBool,
     /// One direction has ended in order.
     half_closed: AtomicBool,
+    /// The last that was moved came from the far side.
+    answered: AtomicBool,
 }
 
 impl Clock<'_> {
     fn moved(&self, from: Side, octets: usize) {
         let now = self.meters.micros();
         self.moved_at.store(now, Ordering::Relaxed);
+        self.answered.store(from == Side::Upstream, Ordering::Relaxed);
         let meter = match from {
             Side::Upstream => {
                 if self.meters.first.load(Ordering::Relaxed) & !CALLED_OFF == 0 {
@@ -127,6 +143,17 @@ impl Clock<'_> {
 
     fn touch(&self) {
         self.moved_at.store(self.meters.micros(), Ordering::Relaxed);
+    }
+
+    /// Whether a direction has ended, in whatever way.
+    fn is_over(&self) -> bool {
+        self.half_closed.load(Ordering::Relaxed) || self.broken.load(Ordering::Relaxed)
+    }
+
+    /// What was moved by now.
+    fn moved_by_now(&self) -> Moved {
+        let down = self.meters.down.load(Ordering::Relaxed);
+        Moved { down, last: self.silent_until(Duration::ZERO) }
     }
 
     /// When the silence, as it is now, will have lasted this long. Timeouts are bounded where they are read, so the sum
@@ -160,6 +187,9 @@ pub struct Relay<'a> {
     /// The side that has finished is still watched for a reset: nothing else would tell. Few connections come to need
     /// this, so none has room for it.
     finished: Option<Watch<'a>>,
+    /// The client's end of data is held back until it is unlikely that something is lost by it.
+    held: Option<Box<Held>>,
+    client_end: ClientEnd,
     first_to_finish: Option<Side>,
     kept_alive: bool,
 }
@@ -186,6 +216,9 @@ impl Future for Relay<'_> {
                     return Poll::Ready(end);
                 }
                 relay.finished = relay.watched();
+            } else if relay.up.is_held() && relay.finished.is_none() {
+                relay.hold();
+                relay.alarm.set(relay.next_look(), cx.waker());
             } else if let Some(gone) = &mut relay.finished
                 && let Poll::Ready(side) = gone.as_mut().poll(cx)
             {
@@ -205,22 +238,31 @@ impl Future for Relay<'_> {
 impl<'a> Relay<'a> {
     /// A relay that begins now.
     #[must_use]
-    pub fn new(sides: &'a Sides, first: Pending, timeouts: &'a Timeouts, meters: &'a Meters) -> Self {
+    pub fn new(
+        sides: &'a Sides,
+        first: Pending,
+        timeouts: &'a Timeouts,
+        meters: &'a Meters,
+        client_end: ClientEnd,
+    ) -> Self {
         let clock = Clock {
             meters,
             moved_at: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
         };
         clock.touch();
         Self {
             sides,
-            up: Half::new(Side::Client, first.up),
-            down: Half::new(Side::Upstream, first.down),
+            up: Half::new(Side::Client, first.up, client_end.half_close != HalfClose::Forward),
+            down: Half::new(Side::Upstream, first.down, false),
             clock,
             timeouts,
             alarm: Alarm::default(),
             finished: None,
+            held: None,
+            client_end,
             first_to_finish: None,
             kept_alive: false,
         }
@@ -256,7 +298,51 @@ impl<'a> Relay<'a> {
         if let Some(side) = self.gone_unseen(now) {
             return Some(End::new(Cause::Reset, side));
         }
-        (self.clock.silent_until(timeout) <= now).then(|| End::new(cause, Side::Wayleave))
+        if self.clock.silent_until(timeout) <= now {
+            return Some(End::new(cause, Side::Wayleave));
+        }
+        self.let_go_if_due(now);
+        None
+    }
+
+    /// All that the client had to say has been passed on, and its end is kept.
+    fn hold(&mut self) {
+        let now = Instant::now();
+        self.first_to_finish.get_or_insert(Side::Client);
+        if self.client_end.half_close == HalfClose::Auto {
+            let answered = self.clock.answered.load(Ordering::Relaxed);
+            self.held = Some(Box::new(Held::new(now, answered, self.clock.moved_by_now())));
+        }
+        self.clock.touch();
+        self.let_go_if_due(now);
+        // Whatever becomes of its end, the client is not read any more.
+        self.finished = self.watched();
+    }
+
+    /// When the client's end that is held back may go on, as things are now.
+    fn let_go_at(&self, held: &Held) -> Option<Instant> {
+        // Long before the relay tires of waiting, so that something can come of it.
+        let at_most = self.timeouts.half_closed().checked_div(2).unwrap_or_default();
+        held.until(self.client_end.protocol, self.clock.moved_by_now(), at_most)
+    }
+
+    /// Lets the client's end go on if the far side has been silent for long enough. While anything is under way it is
+    /// nobody's silence that counts.
+    fn let_go_if_due(&mut self, now: Instant) {
+        let Some(due) = self.held.as_ref().and_then(|held| self.let_go_at(held)) else { return };
+        if due > now {
+            return;
+        }
+        let sides = [&self.sides.client, &self.sides.far].into_iter();
+        let mut under_way = sides.map(|side| sys::unacknowledged(side.as_fd()).unwrap_or(0));
+        if self.down.is_blocked() || under_way.any(|octets| octets > 0) {
+            if let Some(held) = &mut self.held {
+                held.stir(now);
+            }
+            return;
+        }
+        self.held = None;
+        self.up.let_go();
     }
 
     /// The side that was reset behind a sink that has taken nothing for a while. While it takes anything at all, what was
@@ -278,6 +364,14 @@ impl<'a> Relay<'a> {
             let later = now.checked_add(self.timeouts.half_closed()).unwrap_or(now);
             self.clock.silent_until(self.timeouts.idle).min(later)
         };
+        let timeout = match &self.held {
+            Some(held) => {
+                // As yet it may not go on however long it takes: to be looked at again.
+                let again = || now.checked_add(hold::AFTER_AN_ANSWER).unwrap_or(now);
+                timeout.min(self.let_go_at(held).unwrap_or_else(again))
+            }
+            None => timeout,
+        };
         match self.up.is_blocked() || self.down.is_blocked() {
             true => timeout.min(now.checked_add(LOOK_AFTER).unwrap_or(now)),
             false => timeout,
@@ -285,12 +379,13 @@ impl<'a> Relay<'a> {
     }
 
     const fn is_half_closed(&self) -> bool {
-        self.up.finish.is_some() || self.down.finish.is_some()
+        self.up.finish.is_some() || self.down.finish.is_some() || self.up.is_held()
     }
 
-    /// The side that has finished in order while the other goes on.
+    /// The side that has finished in order while the other goes on, whether that has been passed on or not.
     fn watched(&self) -> Option<Watch<'a>> {
-        let half = [&self.up, &self.down].into_iter().find(|half| half.finish == Some(Finish::Orderly))?;
+        let is_over = |half: &&Half| half.finish == Some(Finish::Orderly) || half.is_held();
+        let half = [&self.up, &self.down].into_iter().find(is_over)?;
         let (socket, side) = (self.source(half), half.from);
         Some(Box::pin(async move {
             socket.gone().await;

@@ -20,7 +20,7 @@ use crate::policy::{Action, By, Decision, Policy, Query, Route};
 use crate::record::{Cause, End, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts};
 use crate::resolve::Resolver;
-use crate::settings::{Ech, Settings, SniffLimits};
+use crate::settings::{Ech, HalfClose, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use arc_swap::ArcSwap;
@@ -55,6 +55,8 @@ pub struct Context {
     pub dial_timeout: Duration,
     /// When a silent connection ends.
     pub timeouts: Timeouts,
+    /// The client's end of data, through an upstream.
+    pub half_close: HalfClose,
     /// Where records go.
     pub log: Log,
     /// The connections that are open.
@@ -87,6 +89,7 @@ impl Context {
             no_sniff_ports: settings.no_sniff_ports,
             dial_timeout: settings.dial_timeout,
             timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
+            half_close: settings.half_close,
             log,
             open: Registry::new(settings.max_per_client),
         })
@@ -144,7 +147,8 @@ struct Both<'c> {
 impl Both<'_> {
     async fn relay(&mut self, report: &Report) -> End {
         let first = std::mem::take(&mut self.first);
-        let end = Relay::new(&self.sides, first, &report.ctx.timeouts, &report.open.meters).await;
+        let (timeouts, meters) = (&report.ctx.timeouts, &report.open.meters);
+        let end = Relay::new(&self.sides, first, timeouts, meters, report.client_end()).await;
         match end.cause {
             Cause::Closed => {
                 self.sides.client.close_in_order();

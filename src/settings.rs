@@ -37,6 +37,18 @@ pub enum Ech {
     Deny,
 }
 
+/// What becomes of a client's end of data (its FIN) on its way through an upstream, while the far side may have more to say.
+/// Many proxies, Squid and cNTLM among them, take it for the end of the whole tunnel, and the rest of a reply is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It goes on at once.
+    Forward,
+    /// It is held back until the far side has ended too.
+    Hold,
+    /// It is held back as long as more is likely to come from the far side.
+    Auto,
+}
+
 /// The form of records and diagnostics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -84,6 +96,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// One direction finished, the other silent.
     pub half_close_timeout: Duration,
+    /// The client's end of data, through an upstream.
+    pub half_close: HalfClose,
     /// None: from the descriptor limit.
     pub max_connections: Option<NonZeroUsize>,
     /// From one client address; none: no limit.
@@ -307,6 +321,7 @@ impl Settings {
                 &carry.half_close_timeout,
                 Duration::from_secs(600),
             )?,
+            half_close: read_half_close(cli, &r)?,
             max_connections: r.parsed("max-connections", limits.max_connections.as_ref(), values::count)?,
             max_per_client: r.parsed("max-per-client", limits.max_per_client.as_ref(), values::count)?,
             drain_timeout: r
@@ -338,6 +353,16 @@ pub fn unknown_variables(names: impl Iterator<Item = OsString>) -> Vec<String> {
     let known: Vec<String> = command.get_arguments().filter_map(|arg| arg.get_long().map(env_name)).collect();
     let ours = names.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with("WAYLEAVE_"));
     ours.filter(|name| !known.contains(name)).collect()
+}
+
+fn read_half_close(cli: &Flags, r: &Reader<'_>) -> Result<HalfClose, SettingsError> {
+    let mode = r.parsed("half-close", cli.carry.half_close.as_ref(), |text| match text {
+        "forward" => Ok(HalfClose::Forward),
+        "hold" => Ok(HalfClose::Hold),
+        "auto" => Ok(HalfClose::Auto),
+        _ => Err("write forward, hold or auto".to_owned()),
+    })?;
+    Ok(mode.unwrap_or(HalfClose::Auto))
 }
 
 fn read_log_format(cli: &Flags, r: &Reader<'_>) -> Result<LogFormat, SettingsError> {

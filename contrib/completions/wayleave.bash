@@ -32,7 +32,7 @@ _wayleave() {
 
     case "${cmd}" in
         wayleave)
-            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain suggest"
+            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain suggest"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -110,6 +110,10 @@ _wayleave() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --half-close)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --max-connections)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -142,7 +146,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__check)
-            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -220,6 +224,10 @@ _wayleave() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --half-close)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --max-connections)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -248,7 +256,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__explain)
-            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -327,6 +335,10 @@ _wayleave() {
                     return 0
                     ;;
                 --half-close-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --half-close)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

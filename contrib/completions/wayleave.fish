@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_wayleave_global_optspecs
-    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
+    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= half-close= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
 end
 
 function __fish_wayleave_needs_command
@@ -42,6 +42,7 @@ complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-spares -d 'C
 complete -c wayleave -n "__fish_wayleave_needs_command" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l half-close -d 'A client\'s end of data, through an upstream: forward, hold or auto [default: auto]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
@@ -77,6 +78,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-spa
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l half-close -d 'A client\'s end of data, through an upstream: forward, hold or auto [default: auto]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
@@ -104,6 +106,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-s
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l half-close -d 'A client\'s end of data, through an upstream: forward, hold or auto [default: auto]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l max-connections -d 'Connections at once; the listener pauses there [default: from the descriptor limit]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l max-per-client -d 'Connections at once from one address; more are reset [default: no limit]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r

@@ -54,6 +54,8 @@ pub(super) struct Half {
     much: bool,
     /// The end of data comes behind what is held.
     ended: bool,
+    /// The end of data is kept until the other direction has ended, or it is [let go](Self::let_go).
+    keeps_end: bool,
     /// The sink is told not to wait until small writes add up. The far side is told so only before the second flight of
     /// the client's: the first is not held back by anything, and many connections have no other.
     prompt: bool,
@@ -75,7 +77,7 @@ enum Step {
 
 impl Half {
     /// `first` goes before anything that is read.
-    pub(super) const fn new(from: Side, first: Box<[u8]>) -> Self {
+    pub(super) const fn new(from: Side, first: Box<[u8]>, keeps_end: bool) -> Self {
         let prompt = matches!(from, Side::Upstream);
         Self {
             rest: first,
@@ -86,6 +88,7 @@ impl Half {
             finish: None,
             much: false,
             ended: false,
+            keeps_end,
             prompt,
         }
     }
@@ -93,6 +96,17 @@ impl Half {
     /// Whether the sink does not take what is held for it. The source is not read then, so that its reset goes unseen.
     pub(super) const fn is_blocked(&self) -> bool {
         self.finish.is_none() && (self.pipe.is_some() || !self.rest.is_empty())
+    }
+
+    /// Whether all has been passed on but the end of data, which is kept.
+    pub(super) const fn is_held(&self) -> bool {
+        let all = self.pipe.is_none() && self.rest.is_empty();
+        self.finish.is_none() && self.keeps_end && self.ended && all
+    }
+
+    /// The end of data may go on from now on, as soon as it is polled.
+    pub(super) const fn let_go(&mut self) {
+        self.keeps_end = false;
     }
 
     /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
@@ -127,7 +141,10 @@ impl Half {
                 }
             }
             if self.ended {
-                return Poll::Ready(pass_end_on(ends));
+                return match self.keeps_end(ends) {
+                    true => Poll::Pending,
+                    false => Poll::Ready(pass_end_on(ends)),
+                };
             }
             // Not before nothing is held any more: others may need the pipe.
             if turn >= TURN {
@@ -156,6 +173,12 @@ impl Half {
                 Step::SinkGone => return Poll::Ready(Finish::SinkGone),
             }
         }
+    }
+
+    /// Whether the end of data does not go on yet, should it come now. When the other direction is over there is nothing
+    /// more to be lost.
+    fn keeps_end(&self, ends: Ends<'_>) -> bool {
+        self.keeps_end && !ends.clock.is_over()
     }
 
     /// Fills a pipe, to be poured out next.
@@ -212,7 +235,9 @@ impl Half {
                 // A connection that is gone fails to be written to as well.
                 let _ = ends.dst.options().set_tcp_nodelay(true);
             }
-            let written = if got.last { ends.dst.try_write_last(read) } else { ends.dst.try_write(read) };
+            // What waits for the end of data must not wait for one that is kept.
+            let goes_last = got.last && !self.keeps_end(ends);
+            let written = if goes_last { ends.dst.try_write_last(read) } else { ends.dst.try_write(read) };
             let written = match written {
                 Ok(written) => written,
                 Err(err) if err.kind() == ErrorKind::WouldBlock => 0,
@@ -238,7 +263,8 @@ impl Half {
     /// Writes what is left over; false if the sink is gone.
     fn write_rest(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<bool> {
         let rest = self.rest.get(self.taken..).unwrap_or_default();
-        let written = if self.ended { ends.dst.try_write_last(rest) } else { ends.dst.try_write(rest) };
+        let goes_last = self.ended && !self.keeps_end(ends);
+        let written = if goes_last { ends.dst.try_write_last(rest) } else { ends.dst.try_write(rest) };
         match written {
             Ok(written) => {
                 ends.clock.moved(self.from, written);

@@ -25,12 +25,18 @@ async fn pair() -> (TcpStream, TcpStream) {
     (one, other)
 }
 
+const AT_ONCE: ClientEnd = ClientEnd { half_close: HalfClose::Forward, protocol: Protocol::Unknown };
+
 async fn bench(first: Pending, timeouts: Timeouts) -> Bench {
+    bench_with(first, timeouts, AT_ONCE).await
+}
+
+async fn bench_with(first: Pending, timeouts: Timeouts, client_end: ClientEnd) -> Bench {
     let (client, near) = pair().await;
     let (server, far) = pair().await;
     let meters = std::sync::Arc::new(Meters::default());
     let theirs = std::sync::Arc::clone(&meters);
-    let relay = tokio::spawn(async move { run(near, far, first, timeouts, &theirs).await });
+    let relay = tokio::spawn(async move { run(near, far, first, timeouts, &theirs, client_end).await });
     Bench { client, server, relay, meters }
 }
 
@@ -39,9 +45,16 @@ fn watched(stream: TcpStream) -> Socket {
 }
 
 /// As a session does it.
-async fn run(near: TcpStream, far: TcpStream, first: Pending, timeouts: Timeouts, meters: &Meters) -> End {
+async fn run(
+    near: TcpStream,
+    far: TcpStream,
+    first: Pending,
+    timeouts: Timeouts,
+    meters: &Meters,
+    client_end: ClientEnd,
+) -> End {
     let mut sides = Sides { client: watched(near), far: watched(far) };
-    let end = Relay::new(&sides, first, &timeouts, meters).await;
+    let end = Relay::new(&sides, first, &timeouts, meters, client_end).await;
     match end.cause {
         Cause::Closed => {
             sides.client.close_in_order();
@@ -248,7 +261,7 @@ async fn the_far_side_is_kept_alive_before_it_matters() {
     let far = &sides.far;
     let alive = || far.options().keepalive().unwrap();
     assert!(!alive());
-    let relay = Relay::new(&sides, Pending::default(), &LONG, &meters);
+    let relay = Relay::new(&sides, Pending::default(), &LONG, &meters, AT_ONCE);
     assert!(tokio::time::timeout(Duration::from_secs(31), relay).await.is_err());
     assert!(alive());
     assert_eq!(far.options().tcp_keepalive_time().unwrap(), Duration::from_secs(15));
@@ -264,6 +277,260 @@ async fn half_closed_and_silent_ends_sooner() {
     assert_eq!(b.relay.await.unwrap(), End::new(Cause::HalfCloseTimeout, Side::Wayleave));
     assert!(before.elapsed() < Duration::from_secs(120), "the shorter timeout");
     b.client.read(&mut [0]).await.unwrap_err();
+}
+
+/// Through an upstream.
+async fn held_bench(half_close: HalfClose, protocol: Protocol, timeouts: Timeouts) -> Bench {
+    bench_with(Pending::default(), timeouts, ClientEnd { half_close, protocol }).await
+}
+
+impl Bench {
+    /// The client says this, and that it has nothing more to say; the server gets it.
+    async fn ask_and_end(&mut self, question: &[u8]) {
+        pass(&mut self.client, &mut self.server, question).await;
+        self.client.shutdown().await.unwrap();
+    }
+
+    /// How long it takes until the server gets the client's end, which comes alone.
+    async fn end_after(&mut self) -> Duration {
+        let before = Instant::now();
+        assert_eq!(self.server.read(&mut [0]).await.unwrap(), 0);
+        before.elapsed()
+    }
+
+    /// The client's end does not come within this.
+    async fn keeps_end(&mut self, within: Duration) {
+        let end = tokio::time::timeout(within, self.server.read(&mut [0])).await;
+        assert!(end.is_err(), "{end:?}");
+    }
+}
+
+/// No sooner, and later by what an alarm may be late, and a moment for the kernel.
+#[track_caller]
+fn about(expected: Duration, took: Duration) {
+    let late = took.checked_sub(expected).unwrap_or_else(|| panic!("{took:?}, {expected:?} expected"));
+    assert!(late <= Duration::from_millis(300), "{took:?}, {expected:?} expected");
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MODES: [HalfClose; 3] = [HalfClose::Forward, HalfClose::Hold, HalfClose::Auto];
+const PROTOCOLS: [Protocol; 3] = [Protocol::Http, Protocol::Tls, Protocol::Unknown];
+
+#[tokio::test(start_paused = true)]
+async fn forward_passes_the_clients_end_on_at_once() {
+    for protocol in PROTOCOLS {
+        let mut b = held_bench(HalfClose::Forward, protocol, LONG).await;
+        b.ask_and_end(b"question").await;
+        about(Duration::ZERO, b.end_after().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hold_keeps_the_clients_end_until_the_far_side_has_ended() {
+    for protocol in PROTOCOLS {
+        let mut b = held_bench(HalfClose::Hold, protocol, LONG).await;
+        b.ask_and_end(b"question").await;
+        b.keeps_end(SECOND * 1000).await;
+        pass(&mut b.server, &mut b.client, b"answer").await;
+        b.keeps_end(SECOND * 1000).await;
+        pass(&mut b.server, &mut b.client, b"more").await;
+        b.server.shutdown().await.unwrap();
+        about(Duration::ZERO, b.end_after().await);
+        assert_eq!(read_all(&mut b.client).await, b"");
+        assert_eq!(b.relay.await.unwrap(), End::new(Cause::Closed, Side::Client));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http_client_is_not_ended_before_its_answer_and_soon_after_it() {
+    let mut b = held_bench(HalfClose::Auto, Protocol::Http, LONG).await;
+    b.ask_and_end(b"question").await;
+    b.keeps_end(SECOND * 500).await;
+    // It took so long that it is given as much as that is ever given.
+    pass(&mut b.server, &mut b.client, b"a piece").await;
+    about(SECOND * 60, b.end_after().await);
+    // Nothing else has changed.
+    pass(&mut b.server, &mut b.client, b"the rest").await;
+    drop(b.server);
+    assert_eq!(read_all(&mut b.client).await, b"");
+    assert_eq!(b.relay.await.unwrap(), End::new(Cause::Closed, Side::Client));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_pieces_is_waited_for() {
+    for protocol in [Protocol::Http, Protocol::Unknown] {
+        let mut b = held_bench(HalfClose::Auto, protocol, LONG).await;
+        b.ask_and_end(b"question").await;
+        let mut took = Duration::ZERO;
+        for pause in [100, 4700, 200, 9000, 27_000].map(Duration::from_millis) {
+            if took.is_zero() {
+                pass(&mut b.server, &mut b.client, b"a first piece").await;
+            }
+            b.keeps_end(pause).await;
+            pass(&mut b.server, &mut b.client, b"a piece").await;
+            took = took.saturating_add(pause);
+        }
+        about(SECOND * 60, b.end_after().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_to_be_answered() {
+    for protocol in PROTOCOLS {
+        let mut b = held_bench(HalfClose::Auto, protocol, LONG).await;
+        pass(&mut b.client, &mut b.server, b"question").await;
+        pass(&mut b.server, &mut b.client, b"answer").await;
+        b.client.shutdown().await.unwrap();
+        about(SECOND, b.end_after().await);
+        // In silence for long already.
+        let mut b = held_bench(HalfClose::Auto, protocol, LONG).await;
+        pass(&mut b.client, &mut b.server, b"question").await;
+        pass(&mut b.server, &mut b.client, b"answer").await;
+        tokio::time::sleep(SECOND * 2).await;
+        b.client.shutdown().await.unwrap();
+        about(Duration::ZERO, b.end_after().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_clients_end_gets_it_soon() {
+    let mut b = held_bench(HalfClose::Auto, Protocol::Unknown, LONG).await;
+    b.ask_and_end(b"all of it").await;
+    about(SECOND * 2, b.end_after().await);
+    pass(&mut b.server, &mut b.client, b"a receipt").await;
+
+    // TLS ends inside.
+    let mut b = held_bench(HalfClose::Auto, Protocol::Tls, LONG).await;
+    b.ask_and_end(b"close notify").await;
+    about(SECOND, b.end_after().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_held_is_bounded_by_the_half_close_timeout() {
+    let timeouts = Timeouts { idle: SECOND * 3600, half_close: SECOND * 60 };
+    for (mode, protocol) in [
+        (HalfClose::Hold, Protocol::Tls),
+        (HalfClose::Hold, Protocol::Unknown),
+        (HalfClose::Auto, Protocol::Http),
+    ] {
+        let mut b = held_bench(mode, protocol, timeouts).await;
+        pass(&mut b.client, &mut b.server, b"question").await;
+        // The silence before does not count.
+        tokio::time::sleep(SECOND * 100).await;
+        b.client.shutdown().await.unwrap();
+        let before = Instant::now();
+        assert_eq!(b.relay.await.unwrap(), End::new(Cause::HalfCloseTimeout, Side::Wayleave));
+        about(SECOND * 60, before.elapsed());
+        b.client.read(&mut [0]).await.unwrap_err();
+        b.server.read(&mut [0]).await.unwrap_err();
+    }
+    // Where it is passed on at all, that is before.
+    let timeouts = Timeouts { idle: SECOND * 3600, half_close: SECOND };
+    let mut b = held_bench(HalfClose::Auto, Protocol::Unknown, timeouts).await;
+    b.ask_and_end(b"all of it").await;
+    about(Duration::from_millis(500), b.end_after().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_gone_altogether_ends_it_when_it_is_answered() {
+    for mode in [HalfClose::Hold, HalfClose::Auto] {
+        for protocol in PROTOCOLS {
+            let mut b = held_bench(mode, protocol, LONG).await;
+            pass(&mut b.client, &mut b.server, b"question").await;
+            drop(b.client);
+            b.server.write_all(b"answer").await.unwrap();
+            let before = Instant::now();
+            assert_eq!(b.relay.await.unwrap(), End::new(Cause::Reset, Side::Client));
+            about(Duration::ZERO, before.elapsed());
+            b.server.read(&mut [0]).await.unwrap_err();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_while_the_end_is_held_is_seen() {
+    for mode in [HalfClose::Hold, HalfClose::Auto] {
+        for client_resets in [true, false] {
+            let mut b = held_bench(mode, Protocol::Http, LONG).await;
+            b.ask_and_end(b"question").await;
+            b.keeps_end(SECOND).await;
+            let (gone, mut left, by) = match client_resets {
+                true => (b.client, b.server, Side::Client),
+                false => (b.server, b.client, Side::Upstream),
+            };
+            socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(gone);
+            assert_eq!(b.relay.await.unwrap(), End::new(Cause::Reset, by));
+            left.read(&mut [0]).await.unwrap_err();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_arrived_is_waited_for() {
+    // A client that has nothing more to say, and has stopped reading.
+    let mut b = held_bench(HalfClose::Auto, Protocol::Tls, LONG).await;
+    b.ask_and_end(b"question").await;
+    let sent = bytes(100_000);
+    let mut filled = 0_usize;
+    while tokio::time::timeout(Duration::from_millis(50), b.server.write_all(&sent)).await.is_ok() {
+        filled = filled.saturating_add(sent.len());
+    }
+    b.keeps_end(SECOND * 300).await;
+    let mut got = vec![0; filled];
+    b.client.read_exact(&mut got).await.unwrap();
+    assert!(got.chunks(sent.len()).all(|part| part == sent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_after_the_far_sides_is_not_held() {
+    for mode in MODES {
+        let mut b = held_bench(mode, Protocol::Http, LONG).await;
+        b.server.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut b.client).await, b"");
+        b.ask_and_end(b"question").await;
+        about(Duration::ZERO, b.end_after().await);
+        assert_eq!(b.relay.await.unwrap(), End::new(Cause::Closed, Side::Upstream));
+    }
+}
+
+/// What is sent along with the end of data must not wait for it: the kernel holds it back for some 200 ms then.
+#[tokio::test]
+async fn what_comes_with_an_end_that_is_held_goes_at_once() {
+    let mut fastest = Duration::MAX;
+    for _ in 0..10 {
+        let mut b = held_bench(HalfClose::Hold, Protocol::Http, LONG).await;
+        pass(&mut b.client, &mut b.server, b"once").await;
+        let client = socket2::SockRef::from(&b.client);
+        let before = std::time::Instant::now();
+        // Both are there before the relay has its turn.
+        client.send(b"question").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        b.server.read_exact(&mut [0; 8]).await.unwrap();
+        fastest = fastest.min(before.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
+}
+
+/// Those who leave do not pile up.
+#[tokio::test(start_paused = true)]
+async fn many_that_leave_at_once_are_gone_soon() {
+    let mut benches = Vec::new();
+    for protocol in PROTOCOLS.repeat(30) {
+        let mut b = held_bench(HalfClose::Auto, protocol, LONG).await;
+        pass(&mut b.client, &mut b.server, b"question").await;
+        pass(&mut b.server, &mut b.client, b"answer").await;
+        benches.push(b);
+    }
+    let before = Instant::now();
+    let (servers, relays): (Vec<_>, Vec<_>) = benches.into_iter().map(|b| (b.server, b.relay)).unzip();
+    for mut server in servers {
+        assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+    }
+    for relay in relays {
+        assert_eq!(relay.await.unwrap(), End::new(Cause::Closed, Side::Client));
+    }
+    about(SECOND, before.elapsed());
 }
 
 /// It is woken by nothing else, and both sides are reset.
@@ -324,7 +591,8 @@ async fn called_off_before_it_begins_it_moves_nothing() {
     let meters = Meters::default();
     meters.call_off(true);
     let first = Pending { up: b"hello".as_slice().into(), down: b"early".as_slice().into() };
-    let end = tokio::time::timeout(Duration::from_secs(5), run(near, far, first, LONG, &meters)).await;
+    let end =
+        tokio::time::timeout(Duration::from_secs(5), run(near, far, first, LONG, &meters, AT_ONCE)).await;
     assert_eq!(end.unwrap(), End::new(Cause::Denied, Side::Wayleave));
     assert_eq!((meters.up.load(Ordering::Relaxed), meters.down.load(Ordering::Relaxed)), (0, 0));
 }
@@ -348,8 +616,8 @@ async fn roused_for_others_it_goes_on() {
 #[test]
 fn calling_off_and_the_first_octet_do_not_disturb_each_other() {
     let meters = Meters::default();
-    let clock =
-        Clock { meters: &meters, moved_at: 0.into(), broken: false.into(), half_closed: false.into() };
+    let (broken, half_closed, answered) = (false.into(), false.into(), false.into());
+    let clock = Clock { meters: &meters, moved_at: 0.into(), broken, half_closed, answered };
     meters.call_off(true);
     assert_eq!((meters.first(), meters.is_called_off()), (None, true));
     clock.moved(Side::Upstream, 1);
@@ -476,8 +744,9 @@ async fn urgent_data_in_a_bulk_stream_is_in_order_and_holds_nothing_up() {
     for stream in [&client, &near, &server, &far] {
         inline(stream);
     }
-    let relay =
-        tokio::spawn(async move { run(near, far, Pending::default(), LONG, &Meters::default()).await.cause });
+    let relay = tokio::spawn(async move {
+        run(near, far, Pending::default(), LONG, &Meters::default(), AT_ONCE).await.cause
+    });
     let sent = bytes(1_000_000);
     pass(&mut client, &mut server, &sent).await;
     for before in [1_000_000, 300_000, 100_000, 20_000, 5_000, 1, 500_000, 0, 40_000] {
@@ -531,6 +800,8 @@ proptest::proptest! {
         up in proptest::collection::vec(0_usize..200_000, 0..12),
         down in proptest::collection::vec(0_usize..200_000, 0..12),
         early in (0_usize..9_000, 0_usize..9_000),
+        mode in 0_usize..3,
+        protocol in 0_usize..3,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -540,7 +811,8 @@ proptest::proptest! {
                 up: sent_up[..early.0].into(),
                 down: sent_down[..early.1].into(),
             };
-            let b = bench(first, LONG).await;
+            let client_end = ClientEnd { half_close: MODES[mode], protocol: PROTOCOLS[protocol] };
+            let b = bench_with(first, LONG, client_end).await;
             let (client_read, client_write) = b.client.into_split();
             let (server_read, server_write) = b.server.into_split();
             let (got_up, got_down, (), ()) = tokio::join!(

@@ -5,6 +5,8 @@ use super::{Context, Open};
 use crate::addr::{ClientAddr, OriginalDst};
 use crate::policy::{Decision, Query};
 use crate::record::{Cause, End, Known, Record, Side};
+use crate::relay::ClientEnd;
+use crate::settings::HalfClose;
 use crate::sniff::Sniffed;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,6 +73,13 @@ impl Report {
         let mut known = self.open.known();
         known.dial = Some(self.open.meters.since.elapsed().saturating_sub(known.sniff.unwrap_or_default()));
         known.dialled = Some(addr);
+    }
+
+    /// What becomes of the client's end of data. A server is told at once: it is proxies that make too much of it.
+    pub(super) fn client_end(&self) -> ClientEnd {
+        let known = self.open.known();
+        let half_close = if known.upstream.is_some() { self.ctx.half_close } else { HalfClose::Forward };
+        ClientEnd { half_close, protocol: known.protocol }
     }
 
     /// The connection ended in a way that is known. What is dropped without, was cut.

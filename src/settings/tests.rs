@@ -59,6 +59,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!((s.ech, s.recheck), (Ech::Allow, false));
     assert_eq!(s.idle_timeout, Duration::from_secs(7440));
     assert_eq!(s.half_close_timeout, Duration::from_secs(600));
+    assert_eq!(s.half_close, HalfClose::Auto);
     assert_eq!(s.drain_timeout, Duration::from_secs(30));
     assert_eq!(s.log_format, LogFormat::Text);
     assert_eq!(s.policy.to_string(), "default allow, 0 rules");
@@ -72,6 +73,23 @@ fn a_flag_beats_the_environment() {
     assert_eq!(s.dial_timeout, Duration::from_secs(5));
     // Compose files set what they do not use to nothing.
     assert_eq!(with_env("", &[("WAYLEAVE_LOCAL_PORT", "")]).unwrap().listen, ["[::]:8443".parse().unwrap()]);
+}
+
+#[test]
+fn the_clients_end_is_forwarded_held_or_neither() {
+    for (args, mode) in [
+        ("--half-close forward", HalfClose::Forward),
+        ("-half-close=hold", HalfClose::Hold),
+        ("--half-close auto", HalfClose::Auto),
+    ] {
+        assert_eq!(read(args).unwrap().half_close, mode, "{args}");
+    }
+    let err = read("--half-close never").unwrap_err();
+    assert_eq!(
+        (err.exit_code(), err.to_string().contains("write forward, hold or auto")),
+        (2, true),
+        "{err}"
+    );
 }
 
 #[test]
@@ -105,6 +123,7 @@ fn every_flag_has_an_environment_variable() {
         ("WAYLEAVE_RECHECK", "true"),
         ("WAYLEAVE_IDLE_TIMEOUT", "3s"),
         ("WAYLEAVE_HALF_CLOSE_TIMEOUT", "4s"),
+        ("WAYLEAVE_HALF_CLOSE", "hold"),
         ("WAYLEAVE_MAX_CONNECTIONS", "7"),
         ("WAYLEAVE_MAX_PER_CLIENT", "6"),
         ("WAYLEAVE_DRAIN_TIMEOUT", "0"),
@@ -120,6 +139,7 @@ fn every_flag_has_an_environment_variable() {
     assert_eq!(s.direct_to, DirectTo::Strict);
     assert_eq!((s.ech, s.recheck), (Ech::Deny, true));
     assert_eq!((s.idle_timeout, s.half_close_timeout), (Duration::from_secs(3), Duration::from_secs(4)));
+    assert_eq!(s.half_close, HalfClose::Hold);
     assert_eq!(s.max_connections.map(NonZeroUsize::get), Some(7));
     assert_eq!(s.max_per_client.map(NonZeroUsize::get), Some(6));
     assert_eq!(s.drain_timeout, Duration::ZERO);

@@ -14,9 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use wayleave::record::Cause;
-use wayleave::relay::{Meters, Pending, Relay, Sides, Timeouts};
+use wayleave::relay::{ClientEnd, Meters, Pending, Relay, Sides, Timeouts};
+use wayleave::settings::HalfClose;
+use wayleave::sniff::Protocol;
 use wayleave::socket::{Socket, prepare};
 
+const CLIENT_END: ClientEnd = ClientEnd { half_close: HalfClose::Auto, protocol: Protocol::Tls };
 const TIMEOUTS: Timeouts = Timeouts { idle: Duration::from_secs(7440), half_close: Duration::from_secs(600) };
 
 /// Relays between two sockets to the end, as a session does. All that depends on the relay's interface is here.
@@ -25,7 +28,7 @@ fn relayed(near: TcpStream, far: TcpStream) -> JoinHandle<()> {
     let mut sides = Sides { client: watched(near), far: watched(far) };
     tokio::spawn(async move {
         let meters = Meters::default();
-        let end = Relay::new(&sides, Pending::default(), &TIMEOUTS, &meters).await;
+        let end = Relay::new(&sides, Pending::default(), &TIMEOUTS, &meters, CLIENT_END).await;
         assert_eq!(end.cause, Cause::Closed);
         sides.client.close_in_order();
         sides.far.close_in_order();

@@ -35,6 +35,7 @@ mod ech;
 mod explain;
 mod faults;
 mod forged;
+mod half_close;
 #[path = "../common/hello.rs"]
 mod hello;
 mod leaving;
