@@ -2,6 +2,7 @@
 
 mod connect;
 mod error;
+mod link;
 mod spares;
 mod tunnel;
 
@@ -9,6 +10,7 @@ mod tunnel;
 mod tests;
 
 pub use error::DialError;
+pub use link::Link;
 pub use spares::Spares;
 
 use crate::addr::{ClientAddr, Host, OriginalDst, unmapped};
@@ -16,7 +18,6 @@ use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
 use crate::settings::{DirectTo, Upstream};
-use crate::socket::Socket;
 use arc_swap::ArcSwapOption;
 use socket2::SockRef;
 use std::io;
@@ -50,7 +51,7 @@ pub struct Dialler {
 #[derive(Debug)]
 pub struct Far {
     /// The connection to it.
-    pub socket: Socket,
+    pub link: Link,
     /// Its address: the server's, or the upstream's.
     pub addr: SocketAddr,
     /// What came right behind the upstream's reply; it is the client's.
@@ -152,7 +153,7 @@ impl Dialler {
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far, DialError> {
         let (socket, addr) = connect::first_of(addrs, deadline).await?;
         let ticket = register(&self.loops, socket.options(), addr)?;
-        Ok(Far { socket, addr, early: Vec::new(), ticket })
+        Ok(Far { link: socket.into(), addr, early: Vec::new(), ticket })
     }
 }
 

@@ -116,7 +116,7 @@ impl Spares {
                 (socket, 0)
             }
         };
-        let far = Far { socket, addr, early: Vec::new(), ticket };
+        let far = Far { link: socket.into(), addr, early: Vec::new(), ticket };
         Ok(Asked { far, sent, is_spare: true })
     }
 

@@ -1,10 +1,9 @@
 //! Through an upstream: a connection to it, spare or dialled, and the question for a tunnel.
 
-use super::{DialError, Dialler, Far};
+use super::{DialError, Dialler, Far, Link};
 use crate::addr::Target;
 use crate::connect::{self as codec, MAX_HEAD, PageReader, Reply};
 use crate::settings::{Upstream, UpstreamHost};
-use crate::socket::Socket;
 use crate::sys;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -123,11 +122,11 @@ impl Dialler {
         let Question { upstream, ref request, want_page, deadline } = *question;
         let rest = request.get(sent..).unwrap_or_default();
         let hung_up = |err| DialError::HungUp { nothing: true, err };
-        let written = timeout_at(deadline, far.socket.write_all(rest)).await;
+        let written = timeout_at(deadline, far.link.write_all(rest)).await;
         written.map_err(|_| DialError::ReplyTimeout)?.map_err(hung_up)?;
         // Now, for it takes nobody's time while the upstream thinks.
         self.refill(upstream, far.addr);
-        let mut reply = pin!(read_reply(&far.socket, want_page, deadline));
+        let mut reply = pin!(read_reply(&far.link, want_page, deadline));
         if is_spare {
             // A fresh one has to have its turn too.
             let left = deadline.saturating_duration_since(Instant::now());
@@ -135,7 +134,7 @@ impl Dialler {
             if let Ok(reply) = timeout(patience, &mut reply).await {
                 return reply;
             }
-            if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {
+            if sys::unacknowledged(far.link.as_fd()).is_ok_and(|octets| octets > 0) {
                 return Err(hung_up(io::ErrorKind::TimedOut.into()));
             }
         }
@@ -194,7 +193,7 @@ impl Dialler {
 }
 
 /// Reads the upstream's reply; returns what came behind its head.
-async fn read_reply(socket: &Socket, want_page: bool, deadline: Instant) -> Result<Vec<u8>, DialError> {
+async fn read_reply(socket: &Link, want_page: bool, deadline: Instant) -> Result<Vec<u8>, DialError> {
     let mut reply = Vec::new();
     loop {
         let nothing = reply.is_empty();
@@ -221,7 +220,7 @@ const PAGE_READ: usize = 8 * 1024;
 
 /// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
 async fn read_page(
-    socket: &Socket,
+    socket: &Link,
     reply: &[u8],
     start: usize,
     head: usize,
