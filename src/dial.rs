@@ -164,7 +164,7 @@ impl Dialler {
     /// Directly.
     async fn far(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far, DialError> {
         let Reached { socket, addr, ticket } = self.first_of(addrs, deadline).await?;
-        Ok(Far { link: Link::Plain(socket), addr, early: Vec::new(), ticket })
+        Ok(Far { link: socket.into(), addr, early: Vec::new(), ticket })
     }
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.

@@ -7,8 +7,9 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::process::ExitCode;
 use wayleave::cli::Flags;
 use wayleave::log;
-use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
+use wayleave::policy::{DefaultAction, Destination, Head, Sink, UpstreamSet, Verb};
 use wayleave::settings::{DirectTo, Ech, Settings, WhenDown, each_rule, unknown_variables};
+use wayleave::tls::Trust;
 
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIGURATION: u8 = 78;
@@ -24,6 +25,9 @@ pub(crate) fn check(flags: &Flags) -> ExitCode {
         Err(err) => return complain_of_all(&err),
     };
     if let Err(err) = log::filter() {
+        return complain([err], BAD_CONFIGURATION);
+    }
+    if let Err(err) = Trust::of(&settings.upstreams) {
         return complain([err], BAD_CONFIGURATION);
     }
     let mut rules =
@@ -45,7 +49,7 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
     let upstreams = &settings.upstreams;
     upstreams.lines().try_for_each(|upstream| writeln!(text, "upstream {upstream}"))?;
     let tunnel = match upstreams.is_empty() {
-        false => format!("through {}", upstreams.names()),
+        false => format!("through {}", upstreams.names(UpstreamSet::ALL)),
         true => {
             writeln!(text, "no upstream: everything that is let through goes directly")?;
             "directly".to_owned()

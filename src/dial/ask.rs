@@ -48,7 +48,10 @@ impl Dialler {
         let opening = match member.spares.ask(&self.loops, &opening.first, question.deadline).await {
             None => opening,
             Some(asked) => {
-                tracing::debug!("asking {member} at {} for {target}, on a spare connection", asked.reached.addr);
+                tracing::debug!(
+                    "asking {member} at {} for {target}, on a spare connection",
+                    asked.reached.addr
+                );
                 match self.converse(asked, opening, question).await {
                     Err(err) if says_nothing_of_the_request(&err) => {
                         tracing::debug!("asking again on a fresh connection: {err}");

@@ -99,7 +99,9 @@ impl Dialler {
         let conversation = Conversation { addr, sent, is_spare };
         match Box::pin(self.exchange(socket, conversation, opening, question)).await {
             Ok((link, early)) => Ok(Far { link, addr, early, ticket }),
-            Err(_) if ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => Err(DialError::Loop { addr }),
+            Err(_) if ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
+                Err(DialError::Loop { addr })
+            }
             Err(err) => Err(err),
         }
     }
@@ -123,8 +125,8 @@ impl Dialler {
         // Now, for it takes nobody's time while the upstream thinks.
         self.refill(question.member, addr);
         let link = match opening.handshake {
-            None => Link::Plain(socket),
-            Some(handshake) => Link::Tls(Box::new(handshake.on(socket))),
+            None => socket.into(),
+            Some(handshake) => handshake.on(socket).into(),
         };
         let early = self.await_reply(&link, is_spare, asked_at, question).await?;
         Ok((link, early))
@@ -161,7 +163,7 @@ impl Dialler {
             if let Ok(reply) = timeout(patience, &mut reply).await {
                 return reply;
             }
-            if sys::unacknowledged(link.tcp().as_fd()).is_ok_and(|octets| octets > 0) {
+            if sys::unacknowledged(link.as_fd()).is_ok_and(|octets| octets > 0) {
                 return Err(DialError::HungUp { nothing: true, err: io::ErrorKind::TimedOut.into() });
             }
         }

@@ -1,5 +1,6 @@
 //! Why the far side could not be reached, in words for the record and for the client.
 
+use super::learned::Form;
 use crate::addr::{Host, OriginalDst};
 use crate::answer::ProxyError;
 use crate::connect::{BrokenReply, PageReader};
@@ -225,9 +226,7 @@ impl DialError {
             | Self::CutOff { .. }
             | Self::Tls(_)
             | Self::Broken(_)
-            | Self::SocksBroken(_) => {
-                (Cause::UpstreamBroken, Side::Upstream)
-            }
+            | Self::SocksBroken(_) => (Cause::UpstreamBroken, Side::Upstream),
             Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. } => {
                 (Cause::UpstreamRefused, Side::Upstream)
             }
@@ -313,18 +312,27 @@ impl DialError {
         }
     }
 
-    /// The upstream may have refused the form in which the destination was written, and not the destination: by a rule
-    /// against it (any 4xx that is not about credentials, time or number), because it does not do that (501), or because
-    /// it could not resolve the name and says so.
-    #[must_use]
-    pub const fn may_be_about_the_form(&self) -> bool {
-        match self {
-            Self::Refused { status, unresolved, .. } => match status {
+    /// The upstream may have refused the form in which the destination was written, and not the destination.
+    ///
+    /// A name: because it can do nothing with it (400, 405, 501), or could not resolve it and says so. Not by a 403: that
+    /// may be a rule against this very name, and to ask for its address would get round it. An address: by any refusal
+    /// that is not about credentials, time or number, for to ask for the name is what such a rule wants.
+    pub(super) fn may_be_about_the_form(&self, form: Form) -> bool {
+        match (self, form) {
+            (Self::Refused { status, unresolved, .. }, Form::Name) => {
+                matches!(status, 400 | 405 | 501) || (*status != 403 && *unresolved)
+            }
+            (Self::Refused { status, .. }, Form::Address) => match status {
                 407 | 408 | 429 => false,
-                400..=499 | 501 => true,
-                _ => *unresolved,
+                status => matches!(status, 400..=499 | 501),
             },
-            Self::SocksRefused(why) => matches!(why.meaning(), Meaning::Denied | Meaning::Unable),
+            // Some say that for a name that they cannot resolve.
+            (Self::SocksRefused(why), Form::Name) => {
+                matches!(why.meaning(), Meaning::Unable | Meaning::Unclear)
+            }
+            (Self::SocksRefused(why), Form::Address) => {
+                matches!(why.meaning(), Meaning::Unable | Meaning::Denied)
+            }
             _ => false,
         }
     }

@@ -17,7 +17,8 @@ pub(super) enum Form {
 }
 
 impl Form {
-    const fn other(self) -> Self {
+    /// The other one.
+    pub(super) const fn other(self) -> Self {
         match self {
             Self::Name => Self::Address,
             Self::Address => Self::Name,

@@ -102,12 +102,12 @@ impl Dialler {
         let asked = async {
             socket.write_all(&request).await.map_err(hung_up)?;
             let link = match handshake {
-                None => Link::Plain(socket),
+                None => socket.into(),
                 Some(handshake) => {
-                    let tls = Box::new(handshake.on(socket));
+                    let tls = handshake.on(socket);
                     tls.shaken().await.map_err(DialError::Tls)?;
                     tls.write_all(&options).await.map_err(hung_up)?;
-                    Link::Tls(tls)
+                    Link::from(tls)
                 }
             };
             let answer = match kind {

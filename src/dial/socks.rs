@@ -1,7 +1,7 @@
 //! The conversation with a SOCKS5 upstream, after the greeting.
 
-use super::{DialError, Link};
 use super::ask::Question;
+use super::{DialError, Link};
 use crate::connect::Credentials;
 use crate::socks::{Answer, MAX_REPLY, Method, authenticated, method, reply, request};
 use std::io;

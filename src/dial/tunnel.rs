@@ -118,7 +118,7 @@ impl Dialler {
                 Some(target) => {
                     told.other_way();
                     let done = self.ask(&question(&target)).await;
-                    if done.as_ref().is_err_and(DialError::may_be_about_the_form) {
+                    if done.as_ref().is_err_and(|err| err.may_be_about_the_form(form.other())) {
                         member.learned.forget(port);
                     }
                     return done;
@@ -130,7 +130,7 @@ impl Dialler {
                     member.learned.took(port, form, Instant::now());
                     return Ok(far);
                 }
-                Err(err) if !err.may_be_about_the_form() => return Err(err),
+                Err(err) if !err.may_be_about_the_form(form) => return Err(err),
                 Err(err) if other_may_help => err,
                 Err(err) => {
                     if form == Form::Address
@@ -159,7 +159,7 @@ impl Dialler {
                 Ok(far)
             }
             Err(err) => {
-                if err.may_be_about_the_form() {
+                if err.may_be_about_the_form(form.other()) {
                     member.learned.refuses_both(port, Instant::now());
                 }
                 // What it said first was about what was wanted.

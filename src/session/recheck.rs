@@ -90,7 +90,7 @@ mod tests {
         let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _entered = runtime.enter();
-        Arc::new(Context::new(settings(args), log, 1).unwrap())
+        Arc::new(Context::new(settings(args), None, log, 1).unwrap())
     }
 
     fn client() -> ClientAddr {

@@ -113,6 +113,11 @@ impl TlsSocket {
         self.socket.close_in_order();
     }
 
+    /// The connection without TLS: to be watched, and for options. What is read from it or written to it breaks TLS.
+    pub const fn tcp(&self) -> &Socket {
+        &self.socket
+    }
+
     /// For options.
     pub fn options(&self) -> SockRef<'_> {
         self.socket.options()
