@@ -200,14 +200,14 @@ impl Decision {
 }
 
 /// Puts a policy together out of rules.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Builder(index::Builder);
 
 impl Builder {
     /// Without rules yet.
     #[must_use]
     pub fn new() -> Self {
-        Self(index::Builder::new())
+        Self::default()
     }
 
     /// The policy; `upstream`: there is one, without which everything that goes on goes directly. That a whitelist turns
@@ -217,12 +217,6 @@ impl Builder {
     /// There is more of it than can be counted.
     pub fn finish(self, default: DefaultAction, upstream: bool) -> Result<Policy, TooLarge> {
         Ok(Policy { index: self.0.finish()?, default, upstream })
-    }
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -165,3 +165,6 @@ fn matches(destination: &Destination, query: &Query<'_>) -> Option<(u32, Matched
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl Fault {
     }
 
     /// At a line and a column of a file, both counted from 1, the column in characters.
-    pub(super) fn pattern(source_name: &str, line: usize, column: usize, error: PatternError) -> Self {
+    pub(super) fn pattern(source_name: &str, (line, column): (usize, usize), error: PatternError) -> Self {
         let place = Place::Line { line, column };
         Self { source_name: source_name.into(), place, problem: Problem::Pattern(error) }
     }

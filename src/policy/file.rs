@@ -10,9 +10,9 @@
 //! ```
 
 use super::fault::{Fault, MOST_FAULTS};
-use super::list::{content_of_lines, each_pattern};
+use super::list::{content_of_lines, each_that_will_do};
 use super::no_proxy::parse_no_proxy;
-use super::pattern::Pattern;
+use super::pattern::{Pattern, PatternError, Problem};
 use super::rule::{Condition, Destination, Head, Sink, Verb};
 use super::sources::Sources;
 use std::num::{NonZeroU16, NonZeroU32};
@@ -26,6 +26,11 @@ pub trait Outside {
     /// # Errors
     /// Why it cannot be read.
     fn list(&self, path: &str) -> Result<String, String>;
+
+    /// What such a file is called in errors.
+    fn list_name(&self, path: &str) -> String {
+        path.to_owned()
+    }
 
     /// The value of `NO_PROXY`.
     ///
@@ -48,8 +53,8 @@ pub struct Reading<'a> {
 /// Reads the text of a policy file, and gives each rule to `sink` as it comes.
 ///
 /// # Errors
-/// Everything in it that makes no sense, as `path:line:column`, up to [`MOST_FAULTS`] or a few more. The sink has then
-/// got only some of the rules.
+/// Everything in it that makes no sense, as `path:line:column`, [`MOST_FAULTS`] at most. The sink has then got only some
+/// of the rules.
 pub fn read_policy(text: &str, reading: Reading<'_>, sink: &mut dyn Sink) -> Result<(), Vec<Fault>> {
     let mut faults = Vec::new();
     for (number, content) in content_of_lines(text) {
@@ -72,7 +77,8 @@ pub fn read_policy(text: &str, reading: Reading<'_>, sink: &mut dyn Sink) -> Res
             None => {}
         }
         faults.append(&mut line.faults);
-        if faults.len() >= MOST_FAULTS {
+        faults.truncate(MOST_FAULTS);
+        if faults.len() == MOST_FAULTS {
             break;
         }
     }
@@ -107,7 +113,7 @@ fn words(content: &str) -> Vec<Word<'_>> {
             None if !between => begun = Some((at, column.saturating_add(1))),
             Some((start, column)) if between => {
                 let text = content.get(start..at).unwrap_or_default();
-                words.push(Word { text, column, joined: joined && !words.is_empty() });
+                words.push(Word { text, column, joined });
                 begun = None;
                 joined = false;
             }
@@ -118,6 +124,7 @@ fn words(content: &str) -> Vec<Word<'_>> {
     words
 }
 
+/// What may follow the destinations, each at most once, in any order.
 const CLAUSES: [&str; 3] = ["from", "port", "via"];
 
 /// A rule, its destinations not yet read.
@@ -137,6 +144,17 @@ struct Line<'a> {
 impl Line<'_> {
     fn wrong(&mut self, word: &Word<'_>, why: impl std::fmt::Display) {
         self.faults.push(Fault::rule(self.reading.name, (self.number, word.column), word.text, why));
+    }
+
+    fn no_pattern(&mut self, word: &Word<'_>, error: PatternError) {
+        self.faults.push(Fault::pattern(self.reading.name, (self.number, word.column), error));
+    }
+
+    /// A verb, a clause and the first of a list stand by themselves.
+    fn begins(&mut self, word: &Word<'_>) {
+        if word.joined {
+            self.wrong(word, "there is a comma before it: leave that out");
+        }
     }
 
     /// A line may be as long as a file.
@@ -163,46 +181,45 @@ impl Line<'_> {
                 "there is no upstream to tunnel through: give --upstream-proxy, or write allow",
             );
         }
+        self.begins(first);
         let (destinations, mut rest) = list_of(rest);
-        match destinations.first() {
-            Some(word) if !CLAUSES.contains(&word.text) => {}
-            word => {
-                let word = word.unwrap_or(first);
-                self.wrong(
-                    word,
-                    format_args!("the destination is missing: write {} * for every one", verb.word()),
-                );
-                return None;
-            }
-        }
-        for word in destinations.iter().filter(|word| CLAUSES.contains(&word.text)) {
-            self.wrong(word, "there is a comma before it: leave that out");
-        }
+        let Some(first_destination) = destinations.first() else {
+            let word = rest.first().unwrap_or(first);
+            self.wrong(
+                word,
+                format_args!("the destination is missing: write {} * for every one", verb.word()),
+            );
+            return None;
+        };
+        self.begins(first_destination);
         let mut condition = Condition::default();
         let mut seen = Vec::new();
         while let Some((clause, after)) = rest.split_first() {
+            if self.has_enough() {
+                break;
+            }
             let (values, left) = list_of(after);
             rest = left;
+            if !CLAUSES.contains(&clause.text) {
+                self.wrong(clause, "from, port or nothing more: put commas between several values");
+                break;
+            }
+            self.begins(clause);
+            values.first().into_iter().for_each(|value| self.begins(value));
             if seen.contains(&clause.text) {
                 self.wrong(clause, "it is there already: put commas between several values");
                 continue;
             }
             seen.push(clause.text);
-            if values.is_empty() && CLAUSES.contains(&clause.text) {
-                self.wrong(clause, "a value is missing after it");
-                continue;
-            }
-            match clause.text {
-                "from" => condition.from = self.sources(values),
-                "port" => condition.ports = self.ports(values),
-                "via" => self.wrong(
+            match (clause.text, values) {
+                ("from", []) => self.wrong(clause, "the source is missing: write from 10.20.0.0/16"),
+                ("from", _) => condition.from = self.sources(values),
+                ("port", []) => self.wrong(clause, "the port is missing: write port 443"),
+                ("port", _) => condition.ports = self.ports(values),
+                _ => self.wrong(
                     clause,
                     "it names one of several upstreams, and there can be only one yet: leave it out",
                 ),
-                _ => {
-                    self.wrong(clause, "from, port or nothing more: put commas between several destinations");
-                    break;
-                }
             }
         }
         Some(Read { verb, destinations: destinations.to_vec(), condition })
@@ -223,9 +240,7 @@ impl Line<'_> {
             } else {
                 match destination(word.text) {
                     Ok(destination) => sink.destination(destination),
-                    Err(error) => {
-                        self.faults.push(Fault::pattern(self.reading.name, self.number, word.column, error))
-                    }
+                    Err(error) => self.no_pattern(word, error),
                 }
             }
         }
@@ -247,54 +262,45 @@ impl Line<'_> {
         }
     }
 
-    /// Reads a list file; what cannot be taken is said to be wrong where it is named.
-    fn list(
-        &mut self,
-        word: &Word<'_>,
-        path: &str,
-        mut take: impl FnMut(Pattern) -> Result<(), &'static str>,
-    ) {
+    /// Reads a list file.
+    fn list(&mut self, word: &Word<'_>, path: &str, take: impl FnMut(Pattern) -> Result<(), &'static str>) {
         if path.is_empty() {
             return self.wrong(word, "the path is missing: write list:/etc/wayleave/hosts.txt");
         }
-        let text = match self.reading.outside.list(path) {
-            Ok(text) => text,
-            Err(why) => return self.wrong(word, why),
-        };
-        let mut why_not = None;
-        let read = each_pattern(&text, path, |pattern| {
-            if let Err(why) = take(pattern) {
-                why_not = Some(why);
+        match self.reading.outside.list(path) {
+            Err(why) => self.wrong(word, why),
+            Ok(text) => {
+                let name = self.reading.outside.list_name(path);
+                self.faults.append(&mut each_that_will_do(&text, &name, take).err().unwrap_or_default());
             }
-        });
-        if let Err(mut faults) = read {
-            self.faults.append(&mut faults);
-        }
-        if let Some(why) = why_not {
-            self.wrong(word, why);
         }
     }
 
     fn sources(&mut self, words: &[Word<'_>]) -> Option<Arc<Sources>> {
-        const WHY: &str = "a source is an address or a network without a port, such as 10.20.0.0/16";
         let mut nets = Vec::new();
+        let mut take = |pattern: Pattern| {
+            nets.push(
+                pattern
+                    .plain_net()
+                    .ok_or("a source is an address or a network without a port, such as 10.20.0.0/16")?,
+            );
+            Ok(())
+        };
         for word in words {
             if self.has_enough() {
                 break;
             }
             if let Some(path) = word.text.strip_prefix("list:") {
-                self.list(word, path, |pattern| {
-                    nets.push(pattern.plain_net().ok_or(WHY)?);
-                    Ok(())
-                });
+                self.list(word, path, &mut take);
                 continue;
             }
-            match word.text.parse::<Pattern>().map(|pattern| pattern.plain_net()) {
-                Ok(Some(net)) => nets.push(net),
-                Ok(None) => self.wrong(word, WHY),
-                Err(error) => {
-                    self.faults.push(Fault::pattern(self.reading.name, self.number, word.column, error));
+            match word.text.parse().map(&mut take) {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => self.wrong(word, why),
+                Err(error) if *error.problem() == Problem::Everything => {
+                    self.wrong(word, "a rule without from is for every client: leave it out");
                 }
+                Err(error) => self.no_pattern(word, error),
             }
         }
         Some(Arc::new(Sources::new(nets)))
@@ -328,10 +334,10 @@ impl Line<'_> {
     }
 }
 
-/// The words up to the first that no comma joins, and the others.
+/// The words that belong to one list, with commas between, and the others.
 fn list_of<'a, 'w>(words: &'a [Word<'w>]) -> (&'a [Word<'w>], &'a [Word<'w>]) {
-    let after_first = words.iter().skip(1);
-    let len = after_first.take_while(|word| word.joined).count().saturating_add(1).min(words.len());
+    let ends = |(i, word): (usize, &Word<'_>)| CLAUSES.contains(&word.text) || (i > 0 && !word.joined);
+    let len = words.iter().enumerate().position(ends).unwrap_or(words.len());
     words.split_at_checked(len).unwrap_or((words, &[]))
 }
 
@@ -351,7 +357,7 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
 ///
 /// # Errors
 /// It is none of them.
-pub fn destination(text: &str) -> Result<Destination, super::pattern::PatternError> {
+pub fn destination(text: &str) -> Result<Destination, PatternError> {
     let (all, port) = match text.split_once(':') {
         Some((all, port)) => (all, range(port).filter(|_| !port.contains('-')).map(|range| *range.start())),
         None => (text, None),
@@ -366,3 +372,6 @@ pub fn destination(text: &str) -> Result<Destination, super::pattern::PatternErr
         _ => text.parse().map(Destination::Pattern),
     }
 }
+
+#[cfg(test)]
+mod tests;

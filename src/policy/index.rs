@@ -2,47 +2,40 @@
 //! of all that matches the rule that stands first.
 //!
 //! What is in the tables comes from the operator and is never changed by a client; clients choose only what is looked
-//! up. So no client can make the tables collide, and the cost of a lookup is bounded by the labels of a name (at most
-//! 127) or by the prefix lengths in use (at most 33 or 129).
+//! up. So no client can make the tables collide, and the cost of a lookup is bounded by what is in them: by the numbers
+//! of labels that names have there (at most 127), and by the prefix lengths in use (at most 33 or 129).
 //!
-//! A name takes its octets, 17 for each place of the table, of which three to six in seven are used, and 12 for a rule of
-//! its own; `tests/allocations.rs` holds it.
+//! Of a name there are its octets, 17 for its place in a table that is filled from 7/16 to 7/8, and 12 if it has a rule
+//! of its own: `tests/policy_memory.rs` holds the sum.
 
 mod candidates;
+mod heads;
+mod lengths;
 mod names;
+#[cfg(test)]
+pub(super) mod probes;
 mod shadow;
 
 use super::Query;
 use super::pattern::{HostKind, Matcher, Pattern};
 use super::rule::{Condition, Destination, Head, Matched, Rule, Sink, Verb};
-use super::sources::Lengths;
-use candidates::{Candidate, Ground, Lists, Slot};
+pub(super) use candidates::Candidate;
+use candidates::{Drafts, Ground, Lists, Slot};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use heads::Heads;
 use ipnet::IpNet;
+use lengths::{Lengths, Net};
 use names::Names;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
-use std::num::{NonZeroU16, NonZeroU32};
-
-#[cfg(test)]
-pub(super) use names::probes;
-
-/// A rule without destinations.
-#[derive(Clone, Copy, Debug)]
-struct Meta {
-    line: Option<NonZeroU32>,
-    condition: u32,
-    verb: Verb,
-}
+use std::num::NonZeroU16;
 
 /// The rules, to be asked.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Index {
-    metas: Vec<Meta>,
-    /// Without repetition; the first is the empty one.
-    conditions: Vec<Condition>,
+    heads: Heads,
     names: Names,
-    nets: HashMap<IpNet, Slot>,
+    nets: HashMap<Net, Slot>,
     lengths: Lengths,
     everything: Option<Slot>,
     any_host: Option<Slot>,
@@ -53,14 +46,19 @@ pub(super) struct Index {
 /// What one kind of destination came to.
 #[derive(Clone, Copy, Debug)]
 struct Best {
-    candidate: Candidate,
+    rule: u32,
     matched: Matched,
+}
+
+/// Only a rule before this one is better.
+fn rule_of(best: Option<Best>) -> u32 {
+    best.map_or(u32::MAX, |best| best.rule)
 }
 
 impl Index {
     /// How many rules there are.
     pub(super) const fn rules(&self) -> usize {
-        self.metas.len()
+        self.heads.len()
     }
 
     /// How many destinations the rules have; the same one twice in a rule counts once.
@@ -72,52 +70,31 @@ impl Index {
     ///
     /// Of the destinations of one rule that match, the one that is named, and that says what is dialled, is a host before
     /// an address where an upstream is asked, since its own rules are written for names, and an address before a host
-    /// where we dial: that needs no DNS and cannot be forged. Among hosts and among addresses it is the most specific.
-    pub(super) fn find(&self, query: &Query<'_>, tunnels: bool) -> Option<Rule> {
-        let ground = Ground {
-            client: query.client,
-            port: query.dst.get().port(),
-            metas: &self.metas,
-            conditions: &self.conditions,
-        };
+    /// where we dial: that needs no DNS and cannot be forged. Among hosts and among addresses it is the most special.
+    pub(super) fn find(&self, query: &Query<'_>, upstream: bool) -> Option<Rule> {
+        let ground = Ground { client: query.client, port: query.dst.get().port(), heads: &self.heads };
         let host = self.by_host(query, &ground);
         let address = self.by_address(query, &ground);
         let all = self.by_any(query, &ground);
-        let number = [&host, &address, &all].into_iter().flatten().map(|best| best.candidate.rule).min()?;
-        let meta = self.meta(number)?;
-        let through_tunnel = match meta.verb {
+        let first = [host, address, all].into_iter().flatten().map(|best| best.rule).min()?;
+        let head = self.heads.get(first)?;
+        let asks_upstream = match head.verb {
             Verb::Tunnel => true,
-            Verb::Allow => tunnels,
+            Verb::Allow => upstream,
             Verb::Direct | Verb::Deny => false,
         };
-        let order = if through_tunnel { [host, all, address] } else { [address, all, host] };
-        let best = order.into_iter().flatten().find(|best| best.candidate.rule == number)?;
-        Some(Rule::Given { verb: meta.verb, line: meta.line, matched: best.matched })
-    }
-
-    fn meta(&self, rule: u32) -> Option<Meta> {
-        self.metas.get(usize::try_from(rule).ok()?).copied()
+        let order = if asks_upstream { [host, all, address] } else { [address, all, host] };
+        let best = order.into_iter().flatten().find(|best| best.rule == first)?;
+        Some(Rule::Given { verb: head.verb, line: head.line, matched: best.matched })
     }
 
     /// The exact name, one label more, then any depth by the longest suffix.
     fn by_host(&self, query: &Query<'_>, ground: &Ground<'_>) -> Option<Best> {
-        if self.names.is_empty() {
-            return None;
-        }
-        let name = query.host?.as_str();
-        let parents = name.bytes().enumerate().filter(|&(_, octet)| octet == b'.');
-        let offsets = std::iter::once(0).chain(parents.map(|(dot, _)| dot.saturating_add(1)));
-        let kinds = [&[HostKind::Exact][..], &[HostKind::Child, HostKind::Below]];
-        let kinds = kinds.into_iter().chain(std::iter::repeat(&[HostKind::Below][..]));
-        let mut best: Option<Best> = None;
-        for (offset, kinds) in offsets.zip(kinds) {
-            let Some(slot) = name.get(offset..).and_then(|suffix| self.names.get(suffix)) else { continue };
-            let before = best.map_or(u32::MAX, |best| best.candidate.rule);
-            if let Some(candidate) = self.lists.first(slot, kinds, before, ground) {
-                // A host has at most 253 octets.
-                let offset = u8::try_from(offset).ok()?;
-                let matched = Matched::Host { kind: candidate.kind, offset, port: candidate.port };
-                best = Some(Best { candidate, matched });
+        let mut best = None;
+        for (offset, kinds, slot) in self.names.of_host(query.host?.as_str()) {
+            if let Some(Candidate { rule, kind, port }) = self.lists.first(slot, kinds, rule_of(best), ground)
+            {
+                best = Some(Best { rule, matched: Matched::Host { kind, offset, port } });
             }
         }
         best
@@ -125,84 +102,89 @@ impl Index {
 
     /// The longest network that has the address.
     fn by_address(&self, query: &Query<'_>, ground: &Ground<'_>) -> Option<Best> {
-        let mut best: Option<Best> = None;
+        let mut best = None;
         for net in self.lengths.networks_of(query.dst.get().ip()) {
             #[cfg(test)]
-            probes::count();
+            probes::lookup();
             let Some(slot) = self.nets.get(&net) else { continue };
-            let before = best.map_or(u32::MAX, |best| best.candidate.rule);
-            if let Some(candidate) = self.lists.first(*slot, &[HostKind::Exact], before, ground) {
-                best = Some(Best { candidate, matched: Matched::Address { net, port: candidate.port } });
+            if let Some(Candidate { rule, port, .. }) = self.first(slot, rule_of(best), ground) {
+                best = Some(Best { rule, matched: Matched::Address { net: net.get()?, port } });
             }
         }
         best
     }
 
-    /// `**`, if there is a host, and `*`.
+    /// `*`, and `**` if there is a host.
     fn by_any(&self, query: &Query<'_>, ground: &Ground<'_>) -> Option<Best> {
-        let first = |slot: &Option<Slot>, before| {
-            slot.and_then(|slot| self.lists.first(slot, &[HostKind::Exact], before, ground))
-        };
-        let everything = first(&self.everything, u32::MAX)
-            .map(|candidate| Best { candidate, matched: Matched::Everything { port: candidate.port } });
-        let before = everything.map_or(u32::MAX, |best| best.candidate.rule);
-        let any_host = query
-            .host
-            .and_then(|_| first(&self.any_host, before))
-            .map(|candidate| Best { candidate, matched: Matched::AnyHost { port: candidate.port } });
+        let everything = self.everything.as_ref().and_then(|slot| self.first(slot, u32::MAX, ground));
+        let everything = everything
+            .map(|Candidate { rule, port, .. }| Best { rule, matched: Matched::Everything { port } });
+        let any_host = self.any_host.as_ref().filter(|_| query.host.is_some());
+        let any_host = any_host.and_then(|slot| self.first(slot, rule_of(everything), ground));
+        let any_host =
+            any_host.map(|Candidate { rule, port, .. }| Best { rule, matched: Matched::AnyHost { port } });
         any_host.or(everything)
     }
 
-    /// Every destination with its rule, in no order: names, networks, then all.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (Destination, Candidate)> {
-        let names = self.names.iter().flat_map(|(name, slot)| {
-            self.lists.all(slot).filter_map(move |candidate| {
-                Some((Destination::Pattern(Pattern::host(candidate.kind, name, candidate.port)?), candidate))
-            })
-        });
-        let nets = self.nets.iter().flat_map(|(net, slot)| {
-            let pattern = |port| Destination::Pattern(Pattern { matcher: Matcher::Net(*net), port });
-            self.lists.all(*slot).map(move |candidate| (pattern(candidate.port), candidate))
-        });
-        let all = |slot: Option<Slot>, of: fn(Option<NonZeroU16>) -> Destination| {
-            slot.into_iter()
-                .flat_map(|slot| self.lists.all(slot))
-                .map(move |candidate| (of(candidate.port), candidate))
-        };
-        let everything = all(self.everything, Destination::Everything);
-        names.chain(nets).chain(all(self.any_host, Destination::AnyHost)).chain(everything)
+    /// Of a key that is no name.
+    fn first(&self, slot: &Slot, before: u32, ground: &Ground<'_>) -> Option<Candidate> {
+        self.lists.first(slot, &[HostKind::Exact], before, ground)
     }
 
-    /// The candidates for a destination, whatever rules they belong to.
-    pub(super) fn of(&self, destination: &Destination) -> impl Iterator<Item = Candidate> {
-        let (slot, kind, port) = match destination {
-            Destination::Everything(port) => (self.everything, HostKind::Exact, *port),
-            Destination::AnyHost(port) => (self.any_host, HostKind::Exact, *port),
-            Destination::Pattern(Pattern { matcher: Matcher::Net(net), port }) => {
-                (self.nets.get(net).copied(), HostKind::Exact, *port)
-            }
-            Destination::Pattern(Pattern { matcher: Matcher::Host { kind, name }, port }) => {
-                (self.names.get(name.as_str()), *kind, *port)
-            }
+    /// All keys with what stands at them, in no order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (Key<'_>, &[Candidate])> {
+        let all = |key, slot| (key, self.lists.all(slot));
+        let everything = self.everything.iter().map(move |slot| all(Key::Everything, slot));
+        let any_host = self.any_host.iter().map(move |slot| all(Key::AnyHost, slot));
+        let names = self.names.iter().map(move |(name, slot)| all(Key::Name(name), slot));
+        let nets = self.nets.iter().filter_map(move |(net, slot)| Some(all(Key::Net(net.get()?), slot)));
+        everything.chain(any_host).chain(names).chain(nets)
+    }
+
+    /// What stands at a key, in the order of the rules.
+    pub(super) fn at(&self, key: Key<'_>) -> &[Candidate] {
+        let slot = match key {
+            Key::Everything => self.everything.as_ref(),
+            Key::AnyHost => self.any_host.as_ref(),
+            Key::Name(name) => self.names.get(name),
+            Key::Net(net) => self.nets.get(&Net::from(net)),
         };
-        let all = slot.into_iter().flat_map(|slot| self.lists.all(slot));
-        all.filter(move |candidate| candidate.kind == kind && candidate.port == port)
+        slot.map(|slot| self.lists.all(slot)).unwrap_or_default()
     }
 
     /// What a rule does, and what it asks for beside the destination.
-    pub(super) fn head(&self, candidate: Candidate) -> Option<(Verb, &Condition)> {
-        let meta = self.meta(candidate.rule)?;
-        Some((meta.verb, self.conditions.get(usize::try_from(meta.condition).ok()?)?))
+    pub(super) fn head(&self, rule: u32) -> Option<(Verb, &Condition)> {
+        Some((self.heads.get(rule)?.verb, self.heads.condition(rule)?))
+    }
+}
+
+/// What destinations have in common that differ only in wildcard and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key<'a> {
+    Everything,
+    AnyHost,
+    Name(&'a str),
+    Net(IpNet),
+}
+
+impl Key<'_> {
+    /// The destination of this kind and with this port.
+    pub(super) fn destination(self, kind: HostKind, port: Option<NonZeroU16>) -> Option<Destination> {
+        Some(match self {
+            Self::Everything => Destination::Everything(port),
+            Self::AnyHost => Destination::AnyHost(port),
+            Self::Name(name) => Destination::Pattern(Pattern::host(kind, name, port)?),
+            Self::Net(net) => Destination::Pattern(Pattern { matcher: Matcher::Net(net), port }),
+        })
     }
 }
 
 /// Puts an [`Index`] together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Builder {
     index: Index,
-    /// Fewer are compared than there are rules: those of one line after the other are mostly the same.
-    known: HashMap<String, u32>,
-    /// There was more than 32 bits can count.
+    heads: heads::Builder,
+    drafts: Drafts,
     too_large: bool,
 }
 
@@ -212,93 +194,66 @@ pub struct TooLarge;
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the policy is too large: its names have more than 4 GiB together")
+        f.write_str(
+            "the policy is too large: it has more than 4,294,967,295 rules, or more than 4 GiB of names",
+        )
     }
 }
 
 impl std::error::Error for TooLarge {}
 
 impl Builder {
-    pub(super) fn new() -> Self {
-        let index = Index {
-            metas: Vec::new(),
-            conditions: vec![Condition::default()],
-            names: Names::default(),
-            nets: HashMap::new(),
-            lengths: Lengths::default(),
-            everything: None,
-            any_host: None,
-            lists: Lists::default(),
-            destinations: 0,
-        };
-        Self { index, known: HashMap::new(), too_large: false }
-    }
-
-    pub(super) fn finish(mut self) -> Result<Index, TooLarge> {
-        if self.too_large {
+    pub(super) fn finish(self) -> Result<Index, TooLarge> {
+        let Self { mut index, heads, mut drafts, too_large } = self;
+        if too_large {
             return Err(TooLarge);
         }
-        let index = &mut self.index;
-        index.metas.shrink_to_fit();
-        index.conditions.shrink_to_fit();
+        index.heads = heads.finish();
+        let slots = index.names.slots_mut().chain(index.nets.values_mut());
+        for slot in slots.chain(&mut index.everything).chain(&mut index.any_host) {
+            index.lists.take(slot, &mut drafts, &index.heads)?;
+        }
+        index.lists.finish();
         index.names.finish();
         index.nets.shrink_to_fit();
-        let slots = index.names.slots().chain(index.nets.values().copied());
-        let singles = slots.chain(index.everything).chain(index.any_host).filter(Slot::is_one).count();
-        index.destinations = index.lists.finish(&index.metas, &index.conditions).saturating_add(singles);
-        Ok(self.index)
+        index.destinations = index.keys().map(|(_, candidates)| candidates.len()).sum();
+        Ok(index)
     }
 
-    /// The number of a condition. Two that are written alike are one.
-    fn condition(&mut self, condition: Condition) -> u32 {
-        if condition.is_empty() {
-            return 0;
-        }
-        let conditions = &mut self.index.conditions;
-        // What is shown of a long list of sources is not all of it.
-        let key = match &condition.from {
-            Some(from) => format!("{condition} {:?}", from.nets()),
-            None => condition.to_string(),
-        };
-        *self.known.entry(key).or_insert_with(|| {
-            conditions.push(condition);
-            u32::try_from(conditions.len().saturating_sub(1)).unwrap_or(u32::MAX)
-        })
-    }
-}
-
-impl Sink for Builder {
-    fn rule(&mut self, head: Head, _text: &str) {
-        let condition = self.condition(head.condition);
-        self.index.metas.push(Meta { line: head.line, condition, verb: head.verb });
-    }
-
-    fn destination(&mut self, destination: Destination) {
-        let index = &mut self.index;
-        let last = index.metas.len().checked_sub(1);
-        let Some(rule) = last.and_then(|last| u32::try_from(last).ok()) else {
-            self.too_large = true;
-            return;
-        };
+    /// None: it is more than can be counted.
+    fn put(&mut self, destination: Destination) -> Option<()> {
+        let Self { index, drafts, heads, .. } = self;
+        let rule = heads.last()?;
         let of = |kind, port| Candidate { rule, port, kind };
         match destination {
-            Destination::Everything(port) => {
-                index.lists.put(&mut index.everything, of(HostKind::Exact, port))
-            }
-            Destination::AnyHost(port) => index.lists.put(&mut index.any_host, of(HostKind::Exact, port)),
+            Destination::Everything(port) => drafts.put(&mut index.everything, of(HostKind::Exact, port)),
+            Destination::AnyHost(port) => drafts.put(&mut index.any_host, of(HostKind::Exact, port)),
             Destination::Pattern(Pattern { matcher: Matcher::Host { kind, name }, port }) => {
-                self.too_large |= !index.names.put(name.as_str(), of(kind, port), &mut index.lists);
+                index.names.put(name.as_str(), of(kind, port), drafts)
             }
             Destination::Pattern(Pattern { matcher: Matcher::Net(net), port }) => {
-                let candidate = of(HostKind::Exact, port);
                 index.lengths.add(net);
-                match index.nets.entry(net) {
+                match index.nets.entry(Net::from(net)) {
                     Entry::Vacant(place) => {
-                        place.insert(Slot::one(candidate));
+                        place.insert(Slot::One(of(HostKind::Exact, port)));
+                        Some(())
                     }
-                    Entry::Occupied(mut place) => index.lists.add(place.get_mut(), candidate),
+                    Entry::Occupied(mut place) => drafts.add(place.get_mut(), of(HostKind::Exact, port)),
                 }
             }
         }
     }
 }
+
+impl Sink for Builder {
+    fn rule(&mut self, head: Head, _text: &str) {
+        self.too_large |= self.heads.push(head).is_none();
+    }
+
+    fn destination(&mut self, destination: Destination) {
+        self.too_large |= self.put(destination).is_none();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -42,18 +42,30 @@ pub fn parse_file(text: &str, source_name: &str) -> Result<Vec<Pattern>, Vec<Fau
 /// # Errors
 /// As for [`parse_file`]; the patterns before and between were given.
 pub fn each_pattern(text: &str, source_name: &str, mut take: impl FnMut(Pattern)) -> Result<(), Vec<Fault>> {
+    each_that_will_do(text, source_name, |pattern| {
+        take(pattern);
+        Ok(())
+    })
+}
+
+/// The same, where not every pattern will do: `take` says why one does not.
+pub(super) fn each_that_will_do(
+    text: &str,
+    source_name: &str,
+    mut take: impl FnMut(Pattern) -> Result<(), &'static str>,
+) -> Result<(), Vec<Fault>> {
     let mut faults = Vec::new();
     for (number, content) in content_of_lines(text) {
         let pattern = content.trim();
         if pattern.is_empty() {
             continue;
         }
-        match pattern.parse() {
-            Ok(pattern) => take(pattern),
-            Err(error) => {
-                let indent = content.chars().take_while(|c| c.is_whitespace()).count();
-                faults.push(Fault::pattern(source_name, number, indent.saturating_add(1), error));
-            }
+        let indent = || content.chars().take_while(|c| c.is_whitespace()).count();
+        let place = || (number, indent().saturating_add(1));
+        match pattern.parse().map(&mut take) {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => faults.push(Fault::rule(source_name, place(), pattern, why)),
+            Err(error) => faults.push(Fault::pattern(source_name, place(), error)),
         }
         if faults.len() >= MOST_FAULTS {
             break;

@@ -187,7 +187,9 @@ impl fmt::Display for Problem {
             Self::Space => {
                 f.write_str("white space in a pattern: put a comma between patterns, or each on a line of its own")
             }
-            Self::Everything => f.write_str("this would match everything: use --default allow for that"),
+            Self::Everything => f.write_str(
+                "this would match everything: that is for --default allow, or for a rule of a policy file: write allow *",
+            ),
             Self::Wildcard => f.write_str(
                 "a wildcard stands only for whole labels at the beginning: write *.example.com for one label more, \
                  **.example.com for any depth",

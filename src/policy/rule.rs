@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// What a rule does with the connections that it matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verb {
     /// They go on by the default route: through the upstream if there is one.
     Allow,
@@ -96,7 +96,7 @@ fn write_all(f: &mut fmt::Formatter<'_>, all: &str, port: Option<NonZeroU16>) ->
 }
 
 /// What a rule asks for beside the destination.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Condition {
     /// `from`: the clients that the rule is for; none: all.
     pub from: Option<Arc<Sources>>,

@@ -34,12 +34,16 @@ pub(super) fn read_rules(
         read_file(r, file, upstream, sink, &mut wrong);
     }
     let whitelisted = read_whitelist(cli, r, sink, &mut wrong)?;
-    wrong.into_result()?;
     let default = r.parsed("default", cli.policy.default.as_ref(), |text| match text {
         "allow" => Ok(DefaultAction::Allow),
         "deny" => Ok(DefaultAction::Deny),
         _ => Err("write allow or deny".to_owned()),
-    })?;
+    });
+    let default = default.unwrap_or_else(|err| {
+        wrong.add(err);
+        None
+    });
+    wrong.into_result()?;
     // Set but empty is a mistake that must not open the gate.
     let has_policy = policy.is_some() || r.var(&env_name("policy"))?.is_some();
     let closed = whitelisted || has_policy;
@@ -181,8 +185,11 @@ struct Referred<'a> {
 
 impl References for Referred<'_> {
     fn list(&self, path: &str) -> Result<String, String> {
-        let path = self.folder.join(path);
-        self.r.0.read(&path).map_err(|err| format!("{}: {err}", path.display()))
+        self.r.0.read(&self.folder.join(path)).map_err(|err| format!("{}: {err}", self.list_name(path)))
+    }
+
+    fn list_name(&self, path: &str) -> String {
+        self.folder.join(path).display().to_string()
     }
 
     fn no_proxy(&self) -> Result<String, String> {

@@ -1,10 +1,13 @@
 //! A hash table from names to slots. The names stand one behind the other in one text: a million of them in boxes of
 //! their own would take twice as much.
 
-use super::candidates::{Candidate, Lists, Slot};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
-use std::hash::{BuildHasher, RandomState};
+use super::super::pattern::HostKind;
+use super::candidates::{Candidate, Drafts, Slot};
+#[cfg(test)]
+use super::probes;
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
+use std::hash::BuildHasher;
 
 /// Where a name stands in the text, and what is known of it.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +17,9 @@ struct Place {
     len: u8,
     slot: Slot,
 }
+
+// With the octet that the table keeps for each place, 17; `tests/policy_memory.rs` holds what comes of it.
+const _: () = assert!(size_of::<Place>() == 16);
 
 impl Place {
     fn name(self, text: &str) -> &str {
@@ -26,66 +32,100 @@ impl Place {
 pub(super) struct Names {
     text: String,
     places: HashTable<Place>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
+    /// How many labels there are in names that stand for themselves, and in names before which there is a wildcard.
+    exact: Depths,
+    wild: Depths,
 }
 
 impl Names {
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+    fn hash(&self, name: &str) -> u64 {
+        self.hasher.hash_one(name)
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<Slot> {
+    pub(super) fn get(&self, name: &str) -> Option<&Slot> {
         #[cfg(test)]
-        probes::count();
-        let hash = self.hasher.hash_one(name);
-        self.places.find(hash, |place| place.name(&self.text) == name).map(|place| place.slot)
+        probes::lookup();
+        self.places.find(self.hash(name), |place| place.name(&self.text) == name).map(|place| &place.slot)
+    }
+
+    /// What there is for a host, the most special first: where in it the name begins, and the kinds that stand for it.
+    /// Only names of as many labels as some name here has are looked up, so that a client gains nothing by many labels.
+    pub(super) fn of_host<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = (u8, &'static [HostKind], &'a Slot)> {
+        let labels = labels(host);
+        suffixes(host).enumerate().filter_map(move |(above, (offset, suffix))| {
+            let (depths, kinds): (_, &[HostKind]) = match above {
+                0 => (self.exact, &[HostKind::Exact]),
+                1 => (self.wild, &[HostKind::Child, HostKind::Below]),
+                _ => (self.wild, &[HostKind::Below]),
+            };
+            let there_may_be = depths.has(labels.saturating_sub(above));
+            Some((u8::try_from(offset).ok()?, kinds, there_may_be.then(|| self.get(suffix))??))
+        })
     }
 
     /// Whether there is room for it: there is none past 4 GiB of names.
-    pub(super) fn put(&mut self, name: &str, candidate: Candidate, lists: &mut Lists) -> bool {
-        let Self { text, places, hasher } = self;
-        let hash = hasher.hash_one(name);
+    pub(super) fn put(&mut self, name: &str, candidate: Candidate, drafts: &mut Drafts) -> Option<()> {
+        let depths = if candidate.kind == HostKind::Exact { &mut self.exact } else { &mut self.wild };
+        depths.add(labels(name));
+        let hash = self.hash(name);
+        let Self { text, places, hasher, .. } = self;
         let rehash = |place: &Place| hasher.hash_one(place.name(text));
         match places.entry(hash, |place| place.name(text) == name, rehash) {
-            Entry::Occupied(mut place) => lists.add(&mut place.get_mut().slot, candidate),
+            Entry::Occupied(mut place) => drafts.add(&mut place.get_mut().slot, candidate),
             Entry::Vacant(vacant) => {
-                let (Ok(start), Ok(len)) = (u32::try_from(text.len()), u8::try_from(name.len())) else {
-                    return false;
-                };
-                vacant.insert(Place { start, len, slot: Slot::one(candidate) });
+                let start = u32::try_from(text.len()).ok()?;
+                let len = u8::try_from(name.len()).ok()?;
+                vacant.insert(Place { start, len, slot: Slot::One(candidate) });
                 text.push_str(name);
+                Some(())
             }
         }
-        true
     }
 
     pub(super) fn finish(&mut self) {
-        let Self { text, places, hasher } = self;
+        let Self { text, places, hasher, .. } = self;
         text.shrink_to_fit();
         places.shrink_to_fit(|place| hasher.hash_one(place.name(text)));
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Slot)> {
-        self.places.iter().map(|place| (place.name(&self.text), place.slot))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Slot)> {
+        self.places.iter().map(|place| (place.name(&self.text), &place.slot))
     }
 
-    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.places.iter().map(|place| place.slot)
+    pub(super) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.places.iter_mut().map(|place| &mut place.slot)
     }
 }
 
-/// How many lookups this thread made: the tests hold the cost by it, never by the clock.
-#[cfg(test)]
-pub(in crate::policy) mod probes {
-    use std::cell::Cell;
+fn labels(name: &str) -> usize {
+    name.bytes().filter(|octet| *octet == b'.').count().saturating_add(1)
+}
 
-    thread_local!(static PROBES: Cell<usize> = const { Cell::new(0) });
+/// A name, then without its first label and so on, each with the place where it begins.
+pub(super) fn suffixes(name: &str) -> impl Iterator<Item = (usize, &str)> {
+    let dots = name.bytes().enumerate().filter(|&(_, octet)| octet == b'.');
+    let parents = dots.map(|(dot, _)| dot.saturating_add(1));
+    std::iter::once(0).chain(parents).filter_map(|start| Some((start, name.get(start..)?)))
+}
 
-    pub(in crate::policy) fn count() {
-        PROBES.set(PROBES.get().saturating_add(1));
+/// Numbers of labels; a name has at most 127.
+#[derive(Clone, Copy, Debug, Default)]
+struct Depths(u128);
+
+impl Depths {
+    fn bit(labels: usize) -> u128 {
+        u32::try_from(labels).ok().and_then(|labels| 1_u128.checked_shl(labels)).unwrap_or_default()
     }
 
-    pub(in crate::policy) fn take() -> usize {
-        PROBES.replace(0)
+    fn add(&mut self, labels: usize) {
+        self.0 |= Self::bit(labels);
+    }
+
+    fn has(self, labels: usize) -> bool {
+        self.0 & Self::bit(labels) != 0
     }
 }

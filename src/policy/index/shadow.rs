@@ -1,10 +1,11 @@
 //! Destinations that are never reached, since an earlier rule takes all of it.
 
 use super::super::pattern::{HostKind, Matcher, Pattern};
-use super::super::rule::Destination;
+use super::super::rule::{Condition, Destination};
+use super::Index;
 use super::candidates::{Candidate, Slot};
-use super::{Index, Meta};
-use std::num::{NonZeroU16, NonZeroU32};
+use super::names::suffixes;
+use std::num::NonZeroU32;
 
 impl Index {
     /// The line of the first rule before the one of this number that takes every connection which the destination stands
@@ -15,40 +16,41 @@ impl Index {
         rule: usize,
     ) -> Option<Option<NonZeroU32>> {
         let rule = u32::try_from(rule).ok()?;
-        let takes_all = |slot: Slot, kinds: &[HostKind], port: Option<NonZeroU16>| {
-            let covers = |one: &Candidate| {
-                one.rule < rule
-                    && kinds.contains(&one.kind)
-                    && (one.port.is_none() || one.port == port)
-                    && self.head(*one).is_some_and(|(_, condition)| condition.is_empty())
-            };
-            self.lists.all(slot).filter(covers).map(|one| one.rule).min()
+        let port = match destination {
+            Destination::Everything(port) | Destination::AnyHost(port) => *port,
+            Destination::Pattern(pattern) => pattern.port,
         };
-        let all = |slot: Option<Slot>, port| slot.and_then(|slot| takes_all(slot, &[HostKind::Exact], port));
-        let first = match destination {
-            Destination::Everything(port) => all(self.everything, *port),
-            Destination::AnyHost(port) => {
-                [self.everything, self.any_host].into_iter().filter_map(|slot| all(slot, *port)).min()
+        let takes_all = |slot: &Slot, kinds: &[HostKind]| {
+            let covers = |one: &&Candidate| {
+                kinds.contains(&one.kind)
+                    && (one.port.is_none() || one.port == port)
+                    && self.heads.condition(one.rule).is_some_and(Condition::is_empty)
+            };
+            let first = |list: &[Candidate]| {
+                list.iter().take_while(|one| one.rule < rule).find(covers).map(|one| one.rule)
+            };
+            self.lists.for_every_client(slot, port).filter_map(first).min()
+        };
+        let any = |slot: &Option<Slot>| slot.as_ref().and_then(|slot| takes_all(slot, &[HostKind::Exact]));
+        let below_all = match destination {
+            Destination::Everything(_) => None,
+            Destination::AnyHost(_) => any(&self.any_host),
+            Destination::Pattern(Pattern { matcher: Matcher::Net(net), .. }) => {
+                let wider = self
+                    .lengths
+                    .networks_of(net.addr())
+                    .filter(|wider| wider.get().is_some_and(|wider| wider.contains(net)));
+                wider.filter_map(|wider| takes_all(self.nets.get(&wider)?, &[HostKind::Exact])).min()
             }
-            Destination::Pattern(Pattern { matcher: Matcher::Net(net), port }) => {
-                let wider = self.lengths.networks_of(net.addr()).filter(|wider| wider.contains(net));
-                let wider =
-                    wider.filter_map(|wider| takes_all(*self.nets.get(&wider)?, &[HostKind::Exact], *port));
-                wider.chain(all(self.everything, *port)).min()
-            }
-            Destination::Pattern(Pattern { matcher: Matcher::Host { kind, name }, port }) => {
-                let name = name.as_str();
-                let dots = name.bytes().enumerate().filter(|&(_, octet)| octet == b'.');
-                let offsets = std::iter::once(0).chain(dots.map(|(dot, _)| dot.saturating_add(1)));
-                let wider = offsets.enumerate().filter_map(|(depth, offset)| {
-                    let slot = self.names.get(name.get(offset..)?)?;
-                    takes_all(slot, wider_kinds(*kind, depth), *port)
+            Destination::Pattern(Pattern { matcher: Matcher::Host { kind, name }, .. }) => {
+                let wider = suffixes(name.as_str()).enumerate().filter_map(|(labels, (_, suffix))| {
+                    takes_all(self.names.get(suffix)?, wider_kinds(*kind, labels))
                 });
-                let any = [self.everything, self.any_host].into_iter().filter_map(|slot| all(slot, *port));
-                wider.chain(any).min()
+                wider.chain(any(&self.any_host)).min()
             }
-        }?;
-        self.meta(first).map(|Meta { line, .. }| line)
+        };
+        let first = below_all.into_iter().chain(any(&self.everything)).min()?;
+        Some(self.heads.get(first)?.line)
     }
 }
 

@@ -154,7 +154,10 @@ fn messages_name_the_text_and_the_remedy() {
             "\"https://example.com/\": a pattern is a hostname, not a URL: write example.com",
         ),
         ("10.0.0.1/8", "\"10.0.0.1/8\": the address has bits set after its prefix: write 10.0.0.0/8"),
-        ("*", "\"*\": this would match everything: use --default allow for that"),
+        (
+            "*",
+            "\"*\": this would match everything: that is for --default allow, or for a rule of a policy file: write allow *",
+        ),
         (
             "a\u{1b}[2Jb",
             "\"a\\u{1b}[2Jb\": a name has only letters, digits, '-', '_' and '.': write one such as example.com or *.example.com",
