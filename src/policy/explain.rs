@@ -91,7 +91,8 @@ impl<'q> Explainer<'q> {
             Some(_) if !head.condition.is_from(self.query.client) => Outcome::OtherSource,
             Some(_) if !head.condition.has_port(self.query.dst.get().port()) => Outcome::OtherPort,
             Some((_, matched)) => {
-                self.decided = Some(Rule::Given { verb: head.verb, line: head.line, matched });
+                let conditional = !head.condition.is_empty();
+                self.decided = Some(Rule::Given { verb: head.verb, line: head.line, conditional, matched });
                 Outcome::Decides
             }
         };

@@ -85,7 +85,8 @@ impl Index {
         };
         let order = if asks_upstream { [host, all, address] } else { [address, all, host] };
         let best = order.into_iter().flatten().find(|best| best.rule == first)?;
-        Some(Rule::Given { verb: head.verb, line: head.line, matched: best.matched })
+        let conditional = !self.heads.condition(first)?.is_empty();
+        Some(Rule::Given { verb: head.verb, line: head.line, conditional, matched: best.matched })
     }
 
     /// The exact name, one label more, then any depth by the longest suffix.
