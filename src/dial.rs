@@ -24,7 +24,7 @@ pub use tunnel::{Other, Told, Wanted};
 pub use upstreams::{UpstreamId, Upstreams};
 
 use crate::addr::{ClientAddr, Host, OriginalDst, unmapped};
-use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
+use crate::netfilter::{Dialled, Loops, OwnAddrs, inner_v4, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
 use crate::settings::DirectTo;
@@ -140,7 +140,8 @@ impl Dialler {
     }
 
     fn may_be_dialled(&self, ip: IpAddr) -> bool {
-        !is_never_dialled_for_a_name(ip) && !self.own.contains(ip)
+        let is_own = |ip| self.own.contains(ip);
+        !is_never_dialled_for_a_name(ip) && !is_own(ip) && !inner_v4(ip).is_some_and(|v4| is_own(v4.into()))
     }
 
     /// Dials what a [check](Self::check_name) has found.

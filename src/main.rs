@@ -101,7 +101,10 @@ fn run(
         // A panic is a bug and ends one connection; it is said where everything else is said.
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(serve(cli, settings, trust, log, handed_over))
+        let outcome = runtime.block_on(serve(cli, settings, trust, log, handed_over));
+        // A file that hangs does not hold up the end.
+        runtime.shutdown_background();
+        outcome
     });
     (outcome, writer.finish(LAST_WORDS))
 }

@@ -15,7 +15,7 @@ use crate::alarm::Alarm;
 use crate::dial::{Checked, DialError, Dialler, Far, Link, Other, Upstreams, Wanted};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
-use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
+use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat, inner_v4};
 use crate::policy::{Action, By, Decision, Policy, Query};
 use crate::record::{Cause, End, Known, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts, Wire};
@@ -114,16 +114,23 @@ impl Context {
         let Some(elsewhere) = known.dialled.filter(|_| known.is_forged && !decision.is_denied()) else {
             return Some(decision);
         };
-        Some(self.decide(&Query { dst: query.dst.with_ip(elsewhere.ip()), ..query }, known.ech))
+        Some(self.decide_elsewhere(&query, elsewhere.ip()))
+    }
+
+    /// What the policy says of a connection that goes to this address instead of its original destination. If the address
+    /// stands for one of IPv4 behind a gateway, a denial of either counts.
+    fn decide_elsewhere(&self, query: &Query<'_>, ip: IpAddr) -> Decision {
+        let policy = self.policy.load();
+        let decide = |ip| policy.decide(&Query { dst: query.dst.with_ip(ip), ..*query });
+        let of_inner = inner_v4(ip).map(|v4| decide(v4.into())).filter(Decision::is_denied);
+        of_inner.unwrap_or_else(|| decide(ip))
     }
 
     /// Whether the policy has nothing against a connection that goes to this address instead of its original
     /// destination: the policy of this moment, so that nobody goes to what has been denied meanwhile.
     fn may_go_to(&self, open: &Open, ip: IpAddr) -> bool {
         let known = open.known();
-        known.query().is_some_and(|query| {
-            !self.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..query }).is_denied()
-        })
+        known.query().is_some_and(|query| !self.decide_elsewhere(&query, ip).is_denied())
     }
 }
 

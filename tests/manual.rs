@@ -106,9 +106,15 @@ fn the_manual_of_policies_has_every_verb_and_clause() {
     let clauses = manual.split("\n.Sh CLAUSES\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
     let clauses = clauses.lines().filter_map(|line| line.strip_prefix(".It Cm ")?.split(' ').next());
     let clauses: Vec<&str> = clauses.collect();
-    assert_eq!(clauses, ["from", "port", "via"]);
-    for clause in clauses {
-        assert!(check(clause).contains(" is missing: "), "{clause}: {}", check(clause));
+    let known = [
+        ("from", "the source is missing: "),
+        ("port", "the port is missing: "),
+        ("via", "the upstream is missing: "),
+    ];
+    assert_eq!(clauses, known.map(|(clause, _)| clause));
+    for (clause, says) in known {
+        let says = format!(":1:9: \"{clause}\": {says}");
+        assert!(check(clause).contains(&says), "{clause}: {}", check(clause));
     }
     // What it knows besides them it would say here.
     assert!(check("until").contains(": from, port, via or nothing more: "), "{}", check("until"));

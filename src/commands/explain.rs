@@ -201,6 +201,9 @@ impl Told<'_> {
         if let Some(line) = self.decision.rule.line() {
             put("line", json!(line));
         }
+        if self.decision.rule.is_conditional() {
+            put("conditional", json!(true));
+        }
         if let Some(route) = self.decision.route() {
             put("route", json!(route.word()));
         }

@@ -390,3 +390,17 @@ fn what_makes_no_sense_names_its_source_and_the_remedy() {
     let err = Settings::read(&cli("--allow-file /none"), &outside).unwrap_err();
     assert!(err.to_string().contains("/none"), "{err}");
 }
+
+/// As `--policy <(generate)` has it: at the next reading it is at its end, which must not count as an empty policy.
+#[test]
+fn a_pipe_is_read_once() {
+    let (read, mut write) = io::pipe().unwrap();
+    io::Write::write_all(&mut write, b"allow a.example\n").unwrap();
+    drop(write);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&read));
+    assert_eq!(Process.read(Path::new(&path)).unwrap(), "allow a.example\n");
+    let err = Process.read(Path::new(&path)).unwrap_err().to_string();
+    assert!(err.contains("this pipe") && err.ends_with("write a file"), "{err}");
+    // What is empty and can be read again is empty.
+    assert_eq!(Process.read(Path::new("/dev/null")).unwrap(), "");
+}
