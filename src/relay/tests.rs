@@ -614,6 +614,39 @@ async fn what_has_not_arrived_is_waited_for() {
     assert!(got.chunks(sent.len()).all(|part| part == sent));
 }
 
+/// Whether the relay has passed the client's end on, though the server has not got so far (04: FIN_WAIT1).
+fn is_passed_on(server: &TcpStream) -> bool {
+    let [far, near] = [server.peer_addr(), server.local_addr()].map(|addr| addr.unwrap().port());
+    let (far, near) = (format!(":{far:04X}"), format!(":{near:04X}"));
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut sockets = sockets.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let socket = sockets.find(|line| line[1].ends_with(&far) && line[2].ends_with(&near)).unwrap();
+    socket[3] == "04"
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_got_it_all_is_not_silent() {
+    let mut b = held_bench(HalfClose::Auto, Protocol::Unknown, LONG).await;
+    let (mut sent, mut waiting, piece) = (0_usize, vec![0; 4_000_000], bytes(10_000));
+    loop {
+        b.client.write_all(&piece).await.unwrap();
+        sent = sent.saturating_add(piece.len());
+        while b.meters.up.load(Ordering::Relaxed) < sent as u64 {
+            tokio::task::yield_now().await;
+        }
+        // What is passed on and not here is with neither: nobody reads.
+        std::thread::sleep(Duration::from_millis(1));
+        if b.server.peek(&mut waiting).await.unwrap() < sent {
+            break;
+        }
+    }
+    b.client.shutdown().await.unwrap();
+    tokio::time::sleep(SECOND * 300).await;
+    assert!(!is_passed_on(&b.server));
+    b.server.read_exact(&mut waiting[..sent]).await.unwrap();
+    assert!(b.end_after().await < SECOND * 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_end_after_the_far_sides_is_not_held() {
     for mode in MODES {
