@@ -277,7 +277,6 @@ async fn an_end_that_tls_does_not_know_of_becomes_a_reset() {
         write_whole(&mut b.server, &sent).await.unwrap();
         socket2::SockRef::from(&b.server).shutdown(std::net::Shutdown::Write).unwrap();
         let mut got = Vec::new();
-        // A reset after the end of our own data is told as an end by some systems, but not by this one.
         let err = b.client.read_to_end(&mut got).await.unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::ConnectionReset);
         assert!(got == sent, "what came before is delivered");

@@ -4,9 +4,9 @@
 //! - The end of data is the other side's `close_notify`. Its direction is over then, and ours is not: half-close works
 //!   (RFC 8446 section 6.1; TLS 1.2 does not have it, but those who speak it do not mind).
 //! - An end of the connection without that is a truncation, an error like a reset, and the relay makes it one: anybody on
-//!   the way can end a TCP connection, and a reply that has its end for its length would look complete. It costs only
-//!   those nothing whose protocol has an end of its own. Squid, stunnel, HAProxy and Go's TLS all say `close_notify`
-//!   when they close; curl calls its absence an error too, unless a length says that all is there.
+//!   the way can end a TCP connection, and a reply that has no length of its own would look complete (RFC 9112 section
+//!   9.8 calls it complete only behind a `close_notify`). Those whose protocol has an end of its own lose nothing by it:
+//!   what came before is delivered. Squid and stunnel say `close_notify` whenever they close in order.
 //!
 //! What is written is encrypted at once, and can be sent only whole and only once: so what the system did not take stays
 //! here, and one octet of it is not reported as written until it has. The writer, who must come back with that octet,
