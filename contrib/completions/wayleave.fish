@@ -29,7 +29,7 @@ complete -c wayleave -n "__fish_wayleave_needs_command" -l listen -d 'Listen her
 complete -c wayleave -n "__fish_wayleave_needs_command" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -n "__fish_wayleave_needs_command" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
@@ -70,7 +70,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l listen -d 'L
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
@@ -103,7 +103,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l listen -d 
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
