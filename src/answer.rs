@@ -88,6 +88,10 @@ pub enum ProxyError {
     HttpResponseIncomplete,
     /// The reply did not come in time.
     HttpResponseTimeout,
+    /// TLS with the other side failed.
+    TlsProtocolError,
+    /// The other side's certificate is not good.
+    TlsCertificateError,
     /// Something failed in here.
     ProxyInternalError,
     /// The connection leads back to us.
@@ -112,6 +116,8 @@ impl ProxyError {
             Self::HttpProtocolError => "http_protocol_error",
             Self::HttpResponseIncomplete => "http_response_incomplete",
             Self::HttpResponseTimeout => "http_response_timeout",
+            Self::TlsProtocolError => "tls_protocol_error",
+            Self::TlsCertificateError => "tls_certificate_error",
             Self::ProxyInternalError => "proxy_internal_error",
             Self::ProxyLoopDetected => "proxy_loop_detected",
         }
@@ -133,6 +139,8 @@ impl ProxyError {
             | Self::ConnectionTerminated
             | Self::HttpProtocolError
             | Self::HttpResponseIncomplete
+            | Self::TlsProtocolError
+            | Self::TlsCertificateError
             | Self::ProxyInternalError
             | Self::ProxyLoopDetected => Status::BadGateway,
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 #[command(
     name = "wayleave",
     version,
-    about = "Carries redirected TCP connections on by hostname, directly or through an HTTP CONNECT proxy",
+    about = "Carries redirected TCP connections on by hostname, directly or through upstream proxies",
     after_help = "Every flag may be set as WAYLEAVE_<FLAG> in the environment; a flag beats it, lists are united.\n\
                   RUST_LOG=debug says more. The manuals are wayleave(8) and wayleave-policy(5).",
     override_usage = "wayleave [OPTIONS]\n       wayleave check [OPTIONS]\n       \
@@ -109,7 +109,7 @@ pub struct SniffArgs {
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Policy")]
 pub struct PolicyArgs {
-    /// Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]
+    /// Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<String>,
     /// Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without

@@ -7,6 +7,7 @@ mod error;
 mod health;
 mod http;
 mod learned;
+mod link;
 mod probe;
 mod socks;
 mod spares;
@@ -17,16 +18,18 @@ mod upstreams;
 mod tests;
 
 pub use error::DialError;
+pub use link::Link;
 pub use spares::Spares;
 pub use tunnel::{Other, Told, Wanted};
 pub use upstreams::{UpstreamId, Upstreams};
 
 use crate::addr::{ClientAddr, Host, OriginalDst, unmapped};
-use crate::netfilter::{Dialled, Loops, OwnAddrs, is_never_dialled_for_a_name};
+use crate::netfilter::{Dialled, Loops, OwnAddrs, inner_v4, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
 use crate::settings::DirectTo;
 use crate::socket::Socket;
+use crate::tls::Trust;
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +51,8 @@ pub struct Dialler {
     pub loops: Loops,
     /// The proxies.
     pub upstreams: Upstreams,
+    /// Whom to trust among those that speak TLS; none where no upstream does.
+    pub trust: Option<Trust>,
     /// For direct connections that a host rule lets through.
     pub direct_to: DirectTo,
     /// What looks after upstreams that are not there runs here.
@@ -58,7 +63,7 @@ pub struct Dialler {
 #[derive(Debug)]
 pub struct Far {
     /// The connection to it.
-    pub socket: Socket,
+    pub link: Link,
     /// Its address: the server's, or the upstream's.
     pub addr: SocketAddr,
     /// What came right behind the upstream's reply; it is the client's.
@@ -82,7 +87,7 @@ impl Dialler {
     /// # Errors
     /// It could not be reached before the deadline.
     pub async fn original(&self, dst: OriginalDst, deadline: Instant) -> Result<Far, DialError> {
-        self.first_of(&[dst.get()], deadline).await
+        self.far(&[dst.get()], deadline).await
     }
 
     /// Where to go directly when a host rule let the connection through. The client chose both the name and the
@@ -135,7 +140,8 @@ impl Dialler {
     }
 
     fn may_be_dialled(&self, ip: IpAddr) -> bool {
-        !is_never_dialled_for_a_name(ip) && !self.own.contains(ip)
+        let is_own = |ip| self.own.contains(ip);
+        !is_never_dialled_for_a_name(ip) && !is_own(ip) && !inner_v4(ip).is_some_and(|v4| is_own(v4.into()))
     }
 
     /// Dials what a [check](Self::check_name) has found.
@@ -143,7 +149,7 @@ impl Dialler {
     /// # Errors
     /// None of the addresses could be reached before the deadline.
     pub async fn checked(&self, checked: &Checked, deadline: Instant) -> Result<Far, DialError> {
-        self.first_of(&checked.addrs, deadline).await
+        self.far(&checked.addrs, deadline).await
     }
 
     /// Whether a client that is about to be sent through the upstream could be an upstream itself: it has an
@@ -156,12 +162,26 @@ impl Dialler {
             })
     }
 
+    /// Directly.
+    async fn far(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far, DialError> {
+        let Reached { socket, addr, ticket } = self.first_of(addrs, deadline).await?;
+        Ok(Far { link: socket.into(), addr, early: Vec::new(), ticket })
+    }
+
     /// The first of the addresses that can be connected to, and whether that is ourselves.
-    async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far, DialError> {
+    async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Reached, DialError> {
         let (socket, addr) = connect::first_of(addrs, deadline).await?;
         let ticket = register(&self.loops, socket.options(), addr)?;
-        Ok(Far { socket, addr, early: Vec::new(), ticket })
+        Ok(Reached { socket, addr, ticket })
     }
+}
+
+/// A connection that is up, and nothing more.
+#[derive(Debug)]
+struct Reached {
+    socket: Socket,
+    addr: SocketAddr,
+    ticket: Option<Box<Dialled>>,
 }
 
 /// Registers a connection of ours, where one that comes back could be told by it.

@@ -18,6 +18,7 @@ use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::{Audit, Context};
 use wayleave::settings::{Process, Settings, unknown_variables};
 use wayleave::signal::{Event, Signals};
+use wayleave::tls::Trust;
 
 /// Could not run: the message has the remedy.
 const FAILED: u8 = 1;
@@ -68,7 +69,11 @@ fn main() -> ExitCode {
         Ok(listeners) => listeners,
         Err(err) => return complain(&err, BAD_CONFIGURATION),
     };
-    match run(&cli.flags, settings, filter, &handed_over) {
+    let trust = match Trust::of(&settings.upstreams) {
+        Ok(trust) => trust,
+        Err(err) => return complain(&err, BAD_CONFIGURATION),
+    };
+    match run(&cli.flags, settings, trust, filter, &handed_over) {
         (Ok(()), _) => ExitCode::SUCCESS,
         (Err(err), true) => complain(&err, FAILED),
         // Where nobody reads the log, nobody would read this, and to write it would wait for ever.
@@ -85,7 +90,13 @@ fn complain(err: &dyn std::fmt::Display, code: u8) -> ExitCode {
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Runs to the end; also tells whether the log was written out.
-fn run(cli: &Flags, settings: Settings, filter: EnvFilter, handed_over: &[TcpListener]) -> (Outcome, bool) {
+fn run(
+    cli: &Flags,
+    settings: Settings,
+    trust: Option<Trust>,
+    filter: EnvFilter,
+    handed_over: &[TcpListener],
+) -> (Outcome, bool) {
     let timestamps = !under_journald();
     let format = settings.log_format;
     let (log, writer) = match Log::start(io::stderr(), format, timestamps) {
@@ -96,12 +107,21 @@ fn run(cli: &Flags, settings: Settings, filter: EnvFilter, handed_over: &[TcpLis
         // A panic is a bug and ends one connection; it is said where everything else is said.
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(serve(cli, settings, log, handed_over))
+        let outcome = runtime.block_on(serve(cli, settings, trust, log, handed_over));
+        // A file that hangs does not hold up the end.
+        runtime.shutdown_background();
+        outcome
     });
     (outcome, writer.finish(LAST_WORDS))
 }
 
-async fn serve(cli: &Flags, settings: Settings, log: Log, handed_over: &[TcpListener]) -> Outcome {
+async fn serve(
+    cli: &Flags,
+    settings: Settings,
+    trust: Option<Trust>,
+    log: Log,
+    handed_over: &[TcpListener],
+) -> Outcome {
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
@@ -112,7 +132,7 @@ async fn serve(cli: &Flags, settings: Settings, log: Log, handed_over: &[TcpList
     };
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
-    let ctx = Context::new(settings, log, limits.questions).map_err(|err| {
+    let ctx = Context::new(settings, trust, log, limits.questions).map_err(|err| {
         format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
     })?;
     let ctx = Arc::new(ctx);

@@ -207,6 +207,11 @@ impl Known {
         self.decision.and_then(|decision| decision.rule.line())
     }
 
+    /// The rule that decided is for some clients or some ports only.
+    fn is_conditional(&self) -> bool {
+        self.decision.is_some_and(|decision| decision.rule.is_conditional())
+    }
+
     fn rule(&self) -> Option<String> {
         self.decision.map(|d| d.rule.display(self.host.as_ref().ok()).to_string())
     }
@@ -249,6 +254,9 @@ impl fmt::Display for Record {
             write!(f, " decision={decision} rule={rule}")?;
             if let Some(line) = known.line() {
                 write!(f, " line={line}")?;
+            }
+            if known.is_conditional() {
+                f.write_str(" conditional=true")?;
             }
         }
         if let Some(route) = known.route_word() {
@@ -324,6 +332,9 @@ impl Record {
             map.serialize_entry("rule", &rule)?;
             if let Some(line) = known.line() {
                 map.serialize_entry("line", &line)?;
+            }
+            if known.is_conditional() {
+                map.serialize_entry("conditional", &true)?;
             }
         }
         if let Some(route) = known.route_word() {
@@ -409,6 +420,7 @@ impl fmt::Display for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Action, Matched, Rule, UpstreamSet, Verb};
 
     fn record() -> Record {
         let mut known = Known::new(ClientAddr::new("10.0.1.2:50100".parse().unwrap()));
@@ -464,6 +476,22 @@ mod tests {
         assert_eq!((&json["ech"], &json["rule"]), (&true.into(), &"ech".into()));
         record.known.host = Err(NoHost::Absent);
         assert!(record.to_string().contains(" no_host=absent ech=true "));
+    }
+
+    /// `deny:*` for some is not `deny:*` for all.
+    #[test]
+    fn a_rule_for_some_is_told_from_one_for_all() {
+        let mut record = record();
+        for (conditional, text, json) in [
+            (true, " rule=deny:* line=7 conditional=true upstream=", Some(true.into())),
+            (false, " rule=deny:* line=7 upstream=", None),
+        ] {
+            let (verb, line, matched) = (Verb::Deny, NonZeroU32::new(7), Matched::Everything { port: None });
+            let rule = Rule::Given { verb, line, conditional, matched, via: UpstreamSet::ALL };
+            record.known.decision = Some(Decision { action: Action::Deny, rule });
+            assert!(record.to_string().contains(text), "{record}");
+            assert_eq!(serde_json::to_value(&record).unwrap().get("conditional"), json.as_ref());
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 mod half;
 mod hold;
 mod splice;
+mod wire;
+
+pub use wire::Wire;
 
 use crate::alarm::Alarm;
 use crate::record::{Cause, End, Side};
@@ -166,18 +169,26 @@ impl Clock<'_> {
 
 /// Both sides of a connection.
 #[derive(Debug)]
-pub struct Sides {
+pub struct Sides<F = Socket> {
     /// The client's.
     pub client: Socket,
     /// The server's, or the upstream's.
-    pub far: Socket,
+    pub far: F,
+}
+
+impl<F: Wire> Sides<F> {
+    /// When they are dropped, both are closed in order and not reset.
+    pub fn close_in_order(&mut self) {
+        self.client.close_in_order();
+        self.far.close_in_order();
+    }
 }
 
 /// Relays until both directions are finished, one side resets, a timeout runs out, or a later policy denies it. On
 /// anything but an orderly end (`closed`) the sockets are left for the caller to reset, after what was [received
 /// before](deliver).
-pub struct Relay<'a> {
-    sides: &'a Sides,
+pub struct Relay<'a, F = Socket> {
+    sides: &'a Sides<F>,
     up: Half,
     down: Half,
     clock: Clock<'a>,
@@ -197,7 +208,7 @@ pub struct Relay<'a> {
 /// Done when the side is reset.
 type Watch<'a> = Pin<Box<dyn Future<Output = Side> + Send + 'a>>;
 
-impl Future for Relay<'_> {
+impl<F: Wire> Future for Relay<'_, F> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
@@ -235,11 +246,11 @@ impl Future for Relay<'_> {
     }
 }
 
-impl<'a> Relay<'a> {
+impl<'a, F: Wire> Relay<'a, F> {
     /// A relay that begins now.
     #[must_use]
     pub fn new(
-        sides: &'a Sides,
+        sides: &'a Sides<F>,
         first: Pending,
         timeouts: &'a Timeouts,
         meters: &'a Meters,
@@ -277,8 +288,8 @@ impl<'a> Relay<'a> {
         self.down.poll(cx, Ends { src: far, dst: client, clock })
     }
 
-    const fn source(&self, half: &Half) -> &'a Socket {
-        if matches!(half.from, Side::Client) { &self.sides.client } else { &self.sides.far }
+    fn source(&self, half: &Half) -> &'a Socket {
+        if half.from == Side::Client { &self.sides.client } else { self.sides.far.tcp() }
     }
 
     /// The alarm rang: how it ends, if it does.
@@ -286,7 +297,7 @@ impl<'a> Relay<'a> {
         // The client's side has inherited this. Most connections end before it could matter, so the far side is spared its
         // four system calls until it does.
         if !std::mem::replace(&mut self.kept_alive, true)
-            && let Err(err) = keep_alive(self.sides.far.options())
+            && let Err(err) = keep_alive(self.sides.far.tcp().options())
         {
             tracing::debug!("no keepalive: {err}");
         }
@@ -333,7 +344,7 @@ impl<'a> Relay<'a> {
         if due > now {
             return;
         }
-        let sides = [&self.sides.client, &self.sides.far].into_iter();
+        let sides = [&self.sides.client, self.sides.far.tcp()].into_iter();
         let mut under_way = sides.map(|side| sys::unacknowledged(side.as_fd()).unwrap_or(0));
         if self.down.is_blocked() || under_way.any(|octets| octets > 0) {
             if let Some(held) = &mut self.held {
@@ -419,8 +430,8 @@ const DELIVERY: Duration = Duration::from_secs(2);
 
 /// A reset throws away what the kernel has not delivered yet. What was received before one side's reset belongs to the
 /// other, so it is given a moment to arrive before that one is reset too.
-pub async fn deliver(end: &End, sides: &Sides) {
-    let to = if end.by == Side::Client { &sides.far } else { &sides.client };
+pub async fn deliver<F: Wire>(end: &End, sides: &Sides<F>) {
+    let to = if end.by == Side::Client { sides.far.tcp() } else { &sides.client };
     let Some(until) = Instant::now().checked_add(DELIVERY) else { return };
     let mut pause = Duration::from_millis(1);
     while sys::unacknowledged(to.as_fd()).is_ok_and(|octets| octets > 0) && Instant::now() < until {

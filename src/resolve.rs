@@ -4,12 +4,14 @@
 mod cache;
 mod exchange;
 mod files;
+mod looks;
 mod question;
 mod recent;
 
 use crate::addr::Host;
 use cache::{Again, Cache, Look, Outcome, Question, Waiting, YOUNG};
 use files::Files;
+use looks::Looks;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -76,7 +78,7 @@ pub struct Resolver {
 }
 
 struct Shared {
-    files: Arc<Files>,
+    looks: Arc<Looks>,
     cache: Mutex<Cache>,
     questions: Semaphore,
     ask: Backend,
@@ -84,7 +86,7 @@ struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Shared").field("looks", &self.looks).finish_non_exhaustive()
     }
 }
 
@@ -103,7 +105,8 @@ impl Resolver {
 
     fn with(runtime: Handle, questions: usize, files: Arc<Files>, ask: Backend) -> Self {
         let questions = Semaphore::new(questions.min(Semaphore::MAX_PERMITS));
-        Self { shared: Arc::new(Shared { files, cache: Mutex::default(), questions, ask }), runtime }
+        let looks = Arc::new(Looks::new(files, runtime.clone()));
+        Self { shared: Arc::new(Shared { looks, cache: Mutex::default(), questions, ask }), runtime }
     }
 
     /// Every name has these addresses.
@@ -120,7 +123,7 @@ impl Resolver {
     /// # Errors
     /// The name has none, or no name server has an answer.
     pub async fn lookup(&self, host: &Host) -> Result<Resolved, ResolveError> {
-        match self.shared.files.addrs(host) {
+        match self.shared.by_files(host).await {
             Some(addrs) => Ok(Resolved { addrs, cached: true }),
             None => self.lookup_dns(host).await,
         }
@@ -149,7 +152,7 @@ impl Resolver {
         ip: Option<IpAddr>,
         mut patience: Option<Instant>,
     ) -> Result<Claim, ResolveError> {
-        if let Some(addrs) = self.shared.files.addrs(host) {
+        if let Some(addrs) = self.shared.by_files(host).await {
             return Ok(Claim { is_right: ip.is_some_and(|ip| addrs.contains(&ip)), addrs });
         }
         let Resolved { mut addrs, cached } = self.lookup_dns(host).await?;
@@ -189,6 +192,7 @@ impl Resolver {
     /// # Errors
     /// As for [`Self::lookup`].
     pub async fn lookup_stale(&self, host: &Host) -> Result<Resolved, ResolveError> {
+        self.shared.looks.if_due().await;
         match self.known(host) {
             Some(addrs) => Ok(Resolved { addrs, cached: true }),
             None => self.lookup(host).await,
@@ -199,7 +203,8 @@ impl Resolver {
     /// Only a better answer replaces it: dialling it will tell whether it is still right.
     #[must_use]
     pub fn known(&self, host: &Host) -> Option<Arc<[IpAddr]>> {
-        if let Some(addrs) = self.shared.files.addrs(host) {
+        self.shared.looks.begin_if_due();
+        if let Some(addrs) = self.shared.looks.files.addrs(host) {
             return Some(addrs);
         }
         let (addrs, refresh) = self.shared.lock().look_stale(host, Instant::now())?;
@@ -215,7 +220,7 @@ impl Resolver {
 
     /// Forgets what is known of a name whose addresses turned out not to work.
     pub fn forget(&self, host: &Host) {
-        self.shared.files.look_now();
+        self.shared.looks.begin_due();
         self.shared.lock().forget(host, Instant::now());
     }
 
@@ -243,6 +248,12 @@ fn gone() -> ResolveError {
 }
 
 impl Shared {
+    /// What the hosts file says of a name.
+    async fn by_files(&self, host: &Host) -> Option<Arc<[IpAddr]>> {
+        self.looks.if_due().await;
+        self.looks.files.addrs(host)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Cache> {
         // Each change leaves the cache whole, whatever happens elsewhere.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
@@ -293,8 +304,8 @@ async fn ask(shared: Arc<Shared>, host: Host, question: Arc<Question>) {
         () = turn.is_alone_for(Duration::ZERO) => return,
     };
     // A name may have come into the hosts file just now; who asks for the first time is to find it there.
-    shared.files.look_now();
-    if let Some(addrs) = shared.files.addrs(&host) {
+    shared.looks.now().await;
+    if let Some(addrs) = shared.looks.files.addrs(&host) {
         question.tell.send_replace(Some(Ok(addrs)));
         return;
     }

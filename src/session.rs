@@ -12,17 +12,19 @@ pub use recheck::Rechecked;
 
 use crate::addr::{ClientAddr, Host, Target};
 use crate::alarm::Alarm;
-use crate::dial::{Checked, DialError, Dialler, Far, Other, Upstreams, Wanted};
+use crate::dial::{Checked, DialError, Dialler, Far, Link, Other, Upstreams, Wanted};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
-use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat};
+use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat, inner_v4};
 use crate::policy::{Action, By, Decision, Policy, Query};
 use crate::record::{Cause, End, Known, Side};
-use crate::relay::{self, Pending, Relay, Sides, Timeouts};
+use crate::relay::{self, Pending, Relay, Sides, Timeouts, Wire};
 use crate::resolve::Resolver;
 use crate::settings::{Ech, HalfClose, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
+use crate::tls::TlsSocket;
+use crate::tls::Trust;
 use arc_swap::ArcSwap;
 use report::Report;
 use std::io;
@@ -64,12 +66,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// What the settings say, and nothing open yet. To be called within the runtime that is to look names up, up to
+    /// What the settings say, and nothing open yet; `trust` is needed where an upstream speaks TLS. To be called within the runtime that is to look names up, up to
     /// `questions` at once.
     ///
     /// # Errors
     /// This machine's addresses cannot be read (getifaddrs(3)).
-    pub fn new(settings: Settings, log: Log, questions: usize) -> io::Result<Self> {
+    pub fn new(settings: Settings, trust: Option<Trust>, log: Log, questions: usize) -> io::Result<Self> {
         let runtime = Handle::current();
         Ok(Self {
             policy: Arc::new(settings.policy).into(),
@@ -81,6 +83,7 @@ impl Context {
                 own: OwnAddrs::new()?,
                 loops: Loops::default(),
                 upstreams: Upstreams::new(&runtime, settings.upstreams),
+                trust,
                 direct_to: settings.direct_to,
                 runtime,
             }),
@@ -111,16 +114,23 @@ impl Context {
         let Some(elsewhere) = known.dialled.filter(|_| known.is_forged && !decision.is_denied()) else {
             return Some(decision);
         };
-        Some(self.decide(&Query { dst: query.dst.with_ip(elsewhere.ip()), ..query }, known.ech))
+        Some(self.decide_elsewhere(&query, elsewhere.ip()))
+    }
+
+    /// What the policy says of a connection that goes to this address instead of its original destination. If the address
+    /// stands for one of IPv4 behind a gateway, a denial of either counts.
+    fn decide_elsewhere(&self, query: &Query<'_>, ip: IpAddr) -> Decision {
+        let policy = self.policy.load();
+        let decide = |ip| policy.decide(&Query { dst: query.dst.with_ip(ip), ..*query });
+        let of_inner = inner_v4(ip).map(|v4| decide(v4.into())).filter(Decision::is_denied);
+        of_inner.unwrap_or_else(|| decide(ip))
     }
 
     /// Whether the policy has nothing against a connection that goes to this address instead of its original
     /// destination: the policy of this moment, so that nobody goes to what has been denied meanwhile.
     fn may_go_to(&self, open: &Open, ip: IpAddr) -> bool {
         let known = open.known();
-        known.query().is_some_and(|query| {
-            !self.policy.load().decide(&Query { dst: query.dst.with_ip(ip), ..query }).is_denied()
-        })
+        known.query().is_some_and(|query| !self.decide_elsewhere(&query, ip).is_denied())
     }
 }
 
@@ -150,23 +160,53 @@ pub fn run(
 
 /// Both sides, ready to be relayed.
 struct Both<'c> {
-    sides: Sides,
+    sides: BothSides,
     first: Pending,
     guards: Option<Box<Guards<'c>>>,
+}
+
+/// Boxed with TLS, which is large; a connection without has no room for it.
+enum BothSides {
+    Plain(Sides),
+    Tls(Box<Sides<TlsSocket>>),
+}
+
+impl BothSides {
+    fn new(client: Socket, far: Link) -> Self {
+        match far {
+            Link::Plain(far) => Self::Plain(Sides { client, far }),
+            Link::Tls(far) => Self::Tls(Box::new(Sides { client, far: *far })),
+        }
+    }
+
+    fn close_in_order(&mut self) {
+        match self {
+            Self::Plain(sides) => sides.close_in_order(),
+            Self::Tls(sides) => sides.close_in_order(),
+        }
+    }
+
+    async fn deliver(&self, end: &End) {
+        match self {
+            Self::Plain(sides) => relay::deliver(end, sides).await,
+            Self::Tls(sides) => relay::deliver(end, &**sides).await,
+        }
+    }
 }
 
 impl Both<'_> {
     async fn relay(&mut self, report: &Report) -> End {
         let first = std::mem::take(&mut self.first);
-        let (timeouts, meters) = (&report.ctx.timeouts, &report.open.meters);
-        let end = Relay::new(&self.sides, first, timeouts, meters, report.client_end()).await;
+        let end = match &self.sides {
+            BothSides::Plain(sides) => relay_between(sides, first, report).await,
+            BothSides::Tls(sides) => Box::pin(relay_between(sides, first, report)).await,
+        };
         match end.cause {
             Cause::Closed => {
-                self.sides.client.close_in_order();
-                self.sides.far.close_in_order();
+                self.sides.close_in_order();
                 return end;
             }
-            Cause::Reset => Box::pin(relay::deliver(&end, &self.sides)).await,
+            Cause::Reset => Box::pin(self.sides.deliver(&end)).await,
             _ => {}
         }
         match self.guards.as_ref().and_then(|guards| guards.dialled.as_ref()) {
@@ -176,6 +216,11 @@ impl Both<'_> {
             _ => end,
         }
     }
+}
+
+fn relay_between<'a, F: Wire>(sides: &'a Sides<F>, first: Pending, report: &'a Report) -> Relay<'a, F> {
+    let (timeouts, meters) = (&report.ctx.timeouts, &report.open.meters);
+    Relay::new(sides, first, timeouts, meters, report.client_end())
 }
 
 /// Against loops; held until the end. Most connections need none.
@@ -250,11 +295,11 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     };
     report.dialled(far.addr);
     tracing::debug!("{peer}: relayed to {}, {} octets came early", far.addr, far.early.len());
-    let Far { socket: far, early, ticket: dialled, .. } = far;
+    let Far { link: far, early, ticket: dialled, .. } = far;
     let is_guarded = dialled.is_some() || accepted.is_some() || repeat.is_some();
     let guards = Guards { dialled, _accepted: accepted, _repeat: repeat };
     Ok(Both {
-        sides: Sides { client, far },
+        sides: BothSides::new(client, far),
         first: Pending { up: first.into(), down: early.into() },
         guards: is_guarded.then(|| Box::new(guards)),
     })

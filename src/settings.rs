@@ -171,7 +171,18 @@ impl Outside for Process {
     }
 
     fn read(&self, path: &Path) -> std::io::Result<String> {
-        String::from_utf8(std::fs::read(path)?).map_err(|err| {
+        let mut file = std::fs::File::open(path)?;
+        let mut octets = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut octets)?;
+        // At its end a pipe is as good as an empty file, and an empty whitelist denies everything.
+        let is_pipe =
+            || std::io::Result::Ok(std::os::unix::fs::FileTypeExt::is_fifo(&file.metadata()?.file_type()));
+        if octets.is_empty() && is_pipe()? {
+            let why =
+                "nothing comes out of this pipe, and what came before cannot be read again: write a file";
+            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, why));
+        }
+        String::from_utf8(octets).map_err(|err| {
             let before = err.as_bytes().iter().take(err.utf8_error().valid_up_to());
             let line = before.filter(|octet| **octet == b'\n').count().saturating_add(1);
             let why = format!("line {line} is not text in UTF-8: write it anew, names in Unicode as UTF-8");

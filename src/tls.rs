@@ -21,6 +21,7 @@ pub use error::{TlsError, TrustError};
 pub use socket::{Handshake, TlsSocket};
 
 use crate::settings::UpstreamHost;
+use crate::settings::Upstreams;
 use rustls::client::ClientConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -38,6 +39,14 @@ const ALPN: &[u8] = b"http/1.1";
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
+    /// What upstreams that speak TLS need; none where there is none. Reads files.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn of(upstreams: &Upstreams) -> Result<Option<Self>, TrustError> {
+        upstreams.any_tls().then(|| Self::read(upstreams.ca.as_deref())).transpose()
+    }
+
     /// Trusts the certificates in a PEM file and no others, or those of the system. Reads files.
     ///
     /// # Errors

@@ -165,7 +165,7 @@ fn counted_server() {
         let limits =
             Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares()).unwrap();
         let listeners = Listeners::bind(&settings.listen, workers).unwrap();
-        let ctx = Arc::new(Context::new(settings, log, limits.questions).unwrap());
+        let ctx = Arc::new(Context::new(settings, None, log, limits.questions).unwrap());
         Server::start(&ctx, listeners, limits.connections).unwrap().finished().await;
     });
 }

@@ -524,7 +524,7 @@ fn explain_in_json_has_the_keys_of_the_record() {
         (
             &["10.1.0.2:50000", "github.com", "--at", "192.0.2.1"][..],
             r#"{"client":"10.1.0.2","dst":"192.0.2.1:443","host":"github.com","decision":"forward","rule":"allow:github.com",
-                "line":7,"route":"tunnel","asks_for":"github.com:443"}"#,
+                "line":7,"conditional":true,"route":"tunnel","asks_for":"github.com:443"}"#,
         ),
         (
             &["10.1.0.2", "10.1.1.1:80"],

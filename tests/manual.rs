@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use clap::CommandFactory;
+use wayleave::addr::ClientAddr;
 use wayleave::cli::Cli;
 use wayleave::policy::Verb;
-use wayleave::record::Cause;
+use wayleave::record::{Cause, End, Known, Record, Side};
 
 /// The manual's source with its dashes as they are shown.
 fn manual() -> String {
@@ -104,12 +106,18 @@ fn the_manual_of_policies_has_every_verb_and_clause() {
     let clauses = manual.split("\n.Sh CLAUSES\n").nth(1).unwrap().split("\n.Sh ").next().unwrap();
     let clauses = clauses.lines().filter_map(|line| line.strip_prefix(".It Cm ")?.split(' ').next());
     let clauses: Vec<&str> = clauses.collect();
-    assert_eq!(clauses, ["from", "port", "via"]);
-    for clause in clauses {
-        assert!(check(clause).contains("a value is missing after it"), "{clause}: {}", check(clause));
+    let known = [
+        ("from", "the source is missing: "),
+        ("port", "the port is missing: "),
+        ("via", "the upstream is missing: "),
+    ];
+    assert_eq!(clauses, known.map(|(clause, _)| clause));
+    for (clause, says) in known {
+        let says = format!(":1:9: \"{clause}\": {says}");
+        assert!(check(clause).contains(&says), "{clause}: {}", check(clause));
     }
     // What it knows besides them it would say here.
-    assert!(check("until").contains(": from, port or nothing more: "), "{}", check("until"));
+    assert!(check("until").contains(": from, port, via or nothing more: "), "{}", check("until"));
 }
 
 #[test]
@@ -168,6 +176,72 @@ fn the_manual_and_the_readme_have_every_cause() {
     for cause in Cause::ALL {
         assert!(manual.contains(cause.word()), "man/wayleave.8 does not have {}", cause.word());
         assert!(readme.contains(&format!("`{}`", cause.word())), "README.md does not have {}", cause.word());
+    }
+}
+
+/// All keys of a record but those of a decision, which only a policy makes.
+#[test]
+fn the_manual_and_the_readme_have_every_key() {
+    let mut known = Known::new(ClientAddr::new("10.0.1.2:50100".parse().unwrap()));
+    known.ech = true;
+    known.upstream = Some("paris".into());
+    known.retries = 1;
+    known.other_way = true;
+    known.is_upstream_down = true;
+    known.audit = Some(Cause::Denied);
+    known.is_forged = true;
+    known.sniff = Some(Duration::ZERO);
+    known.dial = Some(Duration::ZERO);
+    let end = End::because(Cause::Denied, Side::Wayleave, "so");
+    let record = Record { known, up: 0, down: 0, first: Some(Duration::ZERO), total: Duration::ZERO, end };
+    let text = record.to_string();
+    let keys: Vec<&str> = text.split(' ').map(|pair| pair.split_once('=').unwrap().0).collect();
+    assert_eq!(keys.len(), 19, "{text}");
+    let (manual, readme) = (manual(), read("README.md"));
+    for key in keys {
+        let is_item =
+            |line: &str| line.strip_prefix(".It Li ").is_some_and(|keys| keys.split(" , ").any(|k| k == key));
+        assert!(manual.lines().any(is_item), "man/wayleave.8, THE RECORD: no {key}");
+        let is_row = |line: &str| {
+            line.starts_with("| `") && line.split(" | ").next().unwrap().contains(&format!("`{key}`"))
+        };
+        assert!(readme.lines().any(is_row), "README.md, The log: no {key}");
+    }
+}
+
+/// The words that a flag takes, as the manual's list of them and README have them, and no others.
+#[test]
+fn the_words_of_flags_are_those_of_the_documents() {
+    let (manual, readme) = (manual(), read("README.md"));
+    let takes = |flag: &str, word: &str| {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_wayleave"));
+        check.args(["check", "--upstream-proxy", "http://a.example", &format!("--{flag}"), word]).env_clear();
+        feed(&mut check, "").status.success()
+    };
+    for (flag, words) in [
+        ("upstream-policy", &["failover", "round-robin", "least-connections", "source-hash"][..]),
+        ("when-upstream-down", &["fail", "direct"]),
+        ("forwarded", &["off", "forwarded", "x-forwarded-for", "proxy-v2"]),
+        ("half-close", &["forward", "hold", "auto"]),
+    ] {
+        let item =
+            manual.split(&format!("\n.It Fl -{flag} ")).nth(1).unwrap_or_else(|| panic!("no --{flag}"));
+        let item = item.split("\n.It Fl ").next().unwrap();
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `--{flag} "))).unwrap();
+        for word in words {
+            assert!(takes(flag, word), "--{flag} {word}");
+            let has =
+                |text: &str| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|w| w == *word);
+            assert!(has(row), "README.md, --{flag}: no {word}");
+            assert!(has(item) || flag == "half-close", "man/wayleave.8, --{flag}: no {word}");
+        }
+        // What it says of a word that it does not know names those that it does.
+        let mut check = Command::new(env!("CARGO_BIN_EXE_wayleave"));
+        let said = feed(check.args(["check", &format!("--{flag}"), "neither"]).env_clear(), "");
+        let said = String::from_utf8(said.stderr).unwrap();
+        let (_, known) = said.trim().split_once(": write ").unwrap_or_else(|| panic!("{said}"));
+        let known: Vec<&str> = known.split([' ', ',']).filter(|word| !["", "or"].contains(word)).collect();
+        assert_eq!(known, words, "--{flag}");
     }
 }
 

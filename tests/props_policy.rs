@@ -480,6 +480,9 @@ proptest! {
             let got = policy.decide(&query);
             let told = (got.action, got.rule.display(host.as_ref()).to_string(), got.rule.line().map(NonZeroU32::get));
             prop_assert_eq!(told, naive(&all, default, upstream, &asked), "{:?} {}", asked, text);
+            let line = got.rule.line().map(|line| &lines[line.get() as usize - 1]);
+            let conditional = line.is_some_and(|line| !line.from.is_empty() || !line.ports.is_empty());
+            prop_assert_eq!(got.rule.is_conditional(), conditional, "{:?} {}", asked, text);
             let mut explainer = Explainer::new(query, upstream);
             give(&mut explainer);
             prop_assert_eq!(explainer.finish(default).0, got, "{:?} {}", asked, text);

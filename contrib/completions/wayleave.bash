@@ -32,7 +32,7 @@ _wayleave() {
 
     case "${cmd}" in
         wayleave)
-            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain suggest"
+            opts="-h -V --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-policy --when-upstream-down --upstream-credentials --upstream-ca --forwarded --connect-header --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --completions --help --version check explain suggest"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -90,7 +90,27 @@ _wayleave() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --upstream-policy)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --when-upstream-down)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --upstream-credentials)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --upstream-ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --forwarded)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect-header)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -146,7 +166,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__check)
-            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-policy --when-upstream-down --upstream-credentials --upstream-ca --forwarded --connect-header --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -204,7 +224,27 @@ _wayleave() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --upstream-policy)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --when-upstream-down)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --upstream-credentials)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --upstream-ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --forwarded)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect-header)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -256,7 +296,7 @@ _wayleave() {
             return 0
             ;;
         wayleave__subcmd__explain)
-            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-credentials --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --help"
+            opts="-h --at --local-port --listen --sniff-timeout --sniff-max-bytes --no-sniff-ports --policy --allow --allow-file --default --direct --direct-to --ech --recheck --audit --upstream-proxy --upstream-policy --when-upstream-down --upstream-credentials --upstream-ca --forwarded --connect-header --upstream-spares --dial-timeout --idle-timeout --half-close-timeout --half-close --max-connections --max-per-client --drain-timeout --workers --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -318,7 +358,27 @@ _wayleave() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --upstream-policy)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --when-upstream-down)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --upstream-credentials)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --upstream-ca)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --forwarded)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect-header)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_wayleave_global_optspecs
-    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-credentials= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= half-close= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
+    string join \n local-port= listen= sniff-timeout= sniff-max-bytes= no-sniff-ports= policy= allow= allow-file= default= direct= direct-to= ech= recheck audit upstream-proxy= upstream-policy= when-upstream-down= upstream-credentials= upstream-ca= forwarded= connect-header= upstream-spares= dial-timeout= idle-timeout= half-close-timeout= half-close= max-connections= max-per-client= drain-timeout= workers= log-format= completions= h/help V/version
 end
 
 function __fish_wayleave_needs_command
@@ -29,16 +29,21 @@ complete -c wayleave -n "__fish_wayleave_needs_command" -l listen -d 'Listen her
 complete -c wayleave -n "__fish_wayleave_needs_command" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -n "__fish_wayleave_needs_command" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
-complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
-complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-credentials -d 'File with user:password for the upstream' -r
-complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-proxy -d 'Proxy to tunnel through, may be repeated: [http://|https://|socks5://][user:pass@]host[:port]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-policy -d 'Which upstream: failover, round-robin, least-connections or source-hash [default: failover]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l when-upstream-down -d 'While no upstream is there: fail or direct [default: fail]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-credentials -d 'File with user:password for the upstream, may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-ca -d 'Certificates to trust in https:// upstreams instead of the system\'s' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l forwarded -d 'Tell upstreams the client\'s address: off, forwarded, x-forwarded-for or proxy-v2 [default: off]' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l connect-header -d 'Say this as well when asking for a tunnel; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_needs_command" -l upstream-spares -d 'Connections kept open to each upstream ahead of need, at most; 0: none [default: 16]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -n "__fish_wayleave_needs_command" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
@@ -65,16 +70,21 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l listen -d 'L
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-credentials -d 'File with user:password for the upstream' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-proxy -d 'Proxy to tunnel through, may be repeated: [http://|https://|socks5://][user:pass@]host[:port]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-policy -d 'Which upstream: failover, round-robin, least-connections or source-hash [default: failover]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l when-upstream-down -d 'While no upstream is there: fail or direct [default: fail]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-credentials -d 'File with user:password for the upstream, may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-ca -d 'Certificates to trust in https:// upstreams instead of the system\'s' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l forwarded -d 'Tell upstreams the client\'s address: off, forwarded, x-forwarded-for or proxy-v2 [default: off]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l connect-header -d 'Say this as well when asking for a tunnel; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l upstream-spares -d 'Connections kept open to each upstream ahead of need, at most; 0: none [default: 16]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand check" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r
@@ -93,16 +103,21 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l listen -d 
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l sniff-timeout -d 'How long to wait for a hostname; "off" or negative: no sniffing [default: 1s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l sniff-max-bytes -d 'How many bytes to look at [default: 8192]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l no-sniff-ports -d 'Ports where the server speaks first [default: 21,22,25,110,143,587,3306]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l policy -d 'Policy file, one rule a line: allow, deny, direct or tunnel DESTINATION [from SOURCE] [port PORTS] [via UPSTREAM]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow -d 'Whitelist, also ALLOWED_HOSTS: host, *.host, **.host, CIDR, each with :PORT or without' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l allow-file -d 'Whitelist file, one pattern a line; may be repeated' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l default -d 'What no rule matches: allow or deny [default: allow; deny once a whitelist or a policy file is given]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l direct -d 'Let through directly, never through the upstream; env:NO_PROXY for what is in that variable' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l direct-to -d 'Direct, by a host rule: resolved, strict or original [default: resolved]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l ech -d 'TLS hellos with an encrypted name (ECH), or GREASE like it: allow or deny [default: allow]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-proxy -d 'HTTP proxy to CONNECT through: [http://][user:pass@]host[:3128]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-credentials -d 'File with user:password for the upstream' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-spares -d 'Connections kept open to the upstream ahead of need, at most; 0: none [default: 16]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-proxy -d 'Proxy to tunnel through, may be repeated: [http://|https://|socks5://][user:pass@]host[:port]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-policy -d 'Which upstream: failover, round-robin, least-connections or source-hash [default: failover]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l when-upstream-down -d 'While no upstream is there: fail or direct [default: fail]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-credentials -d 'File with user:password for the upstream, may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-ca -d 'Certificates to trust in https:// upstreams instead of the system\'s' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l forwarded -d 'Tell upstreams the client\'s address: off, forwarded, x-forwarded-for or proxy-v2 [default: off]' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l connect-header -d 'Say this as well when asking for a tunnel; may be repeated' -r
+complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l upstream-spares -d 'Connections kept open to each upstream ahead of need, at most; 0: none [default: 16]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l dial-timeout -d 'Bounds resolving, connecting and the upstream\'s reply together [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l idle-timeout -d 'Both directions silent [default: 2h 4m]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand explain" -l half-close-timeout -d 'One direction finished, the other silent [default: 10m]' -r

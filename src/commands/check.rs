@@ -7,8 +7,9 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::process::ExitCode;
 use wayleave::cli::Flags;
 use wayleave::log;
-use wayleave::policy::{DefaultAction, Destination, Head, Sink, Verb};
-use wayleave::settings::{DirectTo, Ech, Settings, WhenDown, each_rule, unknown_variables};
+use wayleave::policy::{DefaultAction, Destination, Head, Sink, UpstreamSet, Verb};
+use wayleave::settings::{DirectTo, Ech, Forwarded, Settings, WhenDown, each_rule, unknown_variables};
+use wayleave::tls::Trust;
 
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIGURATION: u8 = 78;
@@ -24,6 +25,9 @@ pub(crate) fn check(flags: &Flags) -> ExitCode {
         Err(err) => return complain_of_all(&err),
     };
     if let Err(err) = log::filter() {
+        return complain([err], BAD_CONFIGURATION);
+    }
+    if let Err(err) = Trust::of(&settings.upstreams) {
         return complain([err], BAD_CONFIGURATION);
     }
     let mut rules =
@@ -44,18 +48,21 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
     }
     let upstreams = &settings.upstreams;
     upstreams.lines().try_for_each(|upstream| writeln!(text, "upstream {upstream}"))?;
-    let tunnel = match upstreams.is_empty() {
-        false => format!("through {}", upstreams.names()),
-        true => {
-            writeln!(text, "no upstream: everything that is let through goes directly")?;
-            "directly".to_owned()
-        }
-    };
+    if upstreams.is_empty() {
+        writeln!(text, "no upstream: everything that is let through goes directly")?;
+    }
     if upstreams.all.len() > 1 {
         writeln!(text, "which upstream: {}", upstreams.policy.word())?;
     }
     if upstreams.when_down == WhenDown::Direct {
         writeln!(text, "while no upstream is there, connections go directly")?;
+    }
+    match upstreams.forwarded {
+        Forwarded::Off => {}
+        how => writeln!(text, "upstreams are told the client's address: {}", how.word())?,
+    }
+    for field in &upstreams.fields {
+        writeln!(text, "upstreams are told {} (--connect-header)", field.name())?;
     }
     match settings.sniff {
         Some(sniff) => writeln!(
@@ -87,13 +94,16 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
     }
     writeln!(text, "\nThe first rule that matches decides:")?;
     let default = if default == DefaultAction::Allow { Verb::Allow } else { Verb::Deny };
-    let lines = rules.rules.iter().map(|rule| (rule.place(), rule.to_string(), rule.head.verb));
-    let last = ("default".to_owned(), "everything else".to_owned(), default);
-    let lines: Vec<(String, String, Verb)> = lines.chain([last]).collect();
+    let lines = rules.rules.iter().map(|rule| {
+        let via = rule.head.condition.upstreams();
+        (rule.place(), rule.to_string(), way(rule.head.verb, via, settings))
+    });
+    let last = ("default".to_owned(), "everything else".to_owned(), way(default, UpstreamSet::ALL, settings));
+    let lines: Vec<(String, String, String)> = lines.chain([last]).collect();
     let width = widest(lines.iter().map(|(place, ..)| place.chars().count()));
     let rule_width = widest(lines.iter().map(|(_, rule, _)| rule.chars().count()));
-    for (place, rule, verb) in lines {
-        writeln!(text, "  {place:width$}  {rule:rule_width$}  ->  {}", way(verb, &tunnel))?;
+    for (place, rule, way) in lines {
+        writeln!(text, "  {place:width$}  {rule:rule_width$}  ->  {way}")?;
     }
     let warnings = rules.warnings(default == Verb::Allow);
     if !warnings.is_empty() {
@@ -102,11 +112,13 @@ fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: D
     warnings.iter().try_for_each(|warning| writeln!(text, "  {warning}"))
 }
 
-fn way(verb: Verb, tunnel: &str) -> &str {
+fn way(verb: Verb, via: UpstreamSet, settings: &Settings) -> String {
     match verb {
-        Verb::Allow | Verb::Tunnel => tunnel,
-        Verb::Direct => "directly",
-        Verb::Deny => "denied",
+        Verb::Deny => "denied".to_owned(),
+        Verb::Allow | Verb::Tunnel if !settings.upstreams.is_empty() => {
+            format!("through {}", settings.upstreams.names(via))
+        }
+        Verb::Allow | Verb::Tunnel | Verb::Direct => "directly".to_owned(),
     }
 }
 

@@ -201,6 +201,9 @@ impl Told<'_> {
         if let Some(line) = self.decision.rule.line() {
             put("line", json!(line));
         }
+        if self.decision.rule.is_conditional() {
+            put("conditional", json!(true));
+        }
         if let Some(route) = self.decision.route() {
             put("route", json!(route.word()));
         }
@@ -224,7 +227,7 @@ impl Told<'_> {
         match (self.decision.action, self.query.host) {
             (Action::Deny, _) => "It is denied".to_owned(),
             (Action::Forward { route: Route::Tunnel, .. }, _) => {
-                let upstream = self.settings.upstreams.names();
+                let upstream = self.settings.upstreams.names(self.decision.via());
                 let target = match self.decision.tunnel_target(&self.query) {
                     Some(host @ Target::Host(..)) => host.to_string(),
                     Some(Target::Addr(_)) | None => dst,

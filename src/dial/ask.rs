@@ -2,7 +2,7 @@
 
 use super::tunnel::{Wanted, reach_by};
 use super::upstreams::{Member, UpstreamId};
-use super::{DialError, Dialler, Far};
+use super::{DialError, Dialler, Far, Reached};
 use crate::addr::Target;
 use crate::settings::{Upstream, UpstreamHost};
 use arc_swap::ArcSwapOption;
@@ -25,7 +25,7 @@ pub(super) struct Question<'a> {
 /// A connection to the upstream, and how much of the request has been sent on it.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) far: Far,
+    pub(super) reached: Reached,
     pub(super) sent: usize,
     pub(super) is_spare: bool,
 }
@@ -44,28 +44,35 @@ impl Dialler {
     /// The upstream could not be reached, refused, or made no sense, all before the deadline.
     pub(super) async fn ask(self: &Arc<Self>, question: &Question<'_>) -> Result<Far, DialError> {
         let Question { id, member, target, .. } = *question;
-        let request = self.request(question);
-        if let Some(asked) = member.spares.ask(&self.loops, &request, question.deadline).await {
-            tracing::debug!("asking {member} at {} for {target}, on a spare connection", asked.far.addr);
-            match self.converse(asked, &request, question).await {
-                Err(err) if says_nothing_of_the_request(&err) => {
-                    tracing::debug!("asking again on a fresh connection: {err}");
-                    match err {
-                        // Then it has forgotten the others too.
-                        DialError::HungUp { err, .. } if err.kind() == io::ErrorKind::TimedOut => {
-                            member.spares.distrust();
+        let opening = self.opening(question)?;
+        let opening = match member.spares.ask(&self.loops, &opening.first, question.deadline).await {
+            None => opening,
+            Some(asked) => {
+                tracing::debug!(
+                    "asking {member} at {} for {target}, on a spare connection",
+                    asked.reached.addr
+                );
+                match self.converse(asked, opening, question).await {
+                    Err(err) if says_nothing_of_the_request(&err) => {
+                        tracing::debug!("asking again on a fresh connection: {err}");
+                        match err {
+                            // Then it has forgotten the others too.
+                            DialError::HungUp { err, .. } if err.kind() == io::ErrorKind::TimedOut => {
+                                member.spares.distrust();
+                            }
+                            _ => member.spares.died(),
                         }
-                        _ => member.spares.died(),
                     }
+                    done => return self.noted(id, member, done),
                 }
-                done => return self.noted(id, member, done),
+                self.opening(question)?
             }
-        }
+        };
         // Boxed, like all that is rare: most connections find a spare.
         let reached =
             Box::pin(self.reach(&member.upstream, &member.at, reach_by(question.others, question.deadline)));
-        let far = match reached.await {
-            Ok(far) => far,
+        let reached = match reached.await {
+            Ok(reached) => reached,
             Err(err) => {
                 member.spares.distrust();
                 if err.is_upstreams_own() {
@@ -74,12 +81,12 @@ impl Dialler {
                 return Err(err);
             }
         };
-        if member.at.load().as_deref() != Some(&far.addr.ip()) {
-            member.at.store(Some(Arc::new(far.addr.ip())));
+        let addr = reached.addr;
+        if member.at.load().as_deref() != Some(&addr.ip()) {
+            member.at.store(Some(Arc::new(addr.ip())));
         }
-        tracing::debug!("asking {member} at {} for {target}", far.addr);
-        let addr = far.addr;
-        let done = self.converse(Asked { far, sent: 0, is_spare: false }, &request, question).await;
+        tracing::debug!("asking {member} at {addr} for {target}");
+        let done = self.converse(Asked { reached, sent: 0, is_spare: false }, opening, question).await;
         match &done {
             Ok(_) | Err(DialError::Refused { .. } | DialError::SocksRefused(_)) => {
                 if member.spares.trust() {
@@ -130,7 +137,7 @@ impl Dialler {
         upstream: &Upstream,
         last: &ArcSwapOption<IpAddr>,
         deadline: Instant,
-    ) -> Result<Far, DialError> {
+    ) -> Result<Reached, DialError> {
         // The address that worked last is tried first, so that one which does not answer costs its time only once.
         let last = last.load_full();
         let with_port = |ips: &[IpAddr]| -> Vec<SocketAddr> {

@@ -4,13 +4,17 @@ use super::ask::{Asked, Question};
 use super::http::read_reply;
 use super::socks;
 use super::tunnel::Wanted;
-use super::{DialError, Dialler, Far};
+use super::{DialError, Dialler, Far, Link, Reached};
 use crate::connect::{self as codec, Extras, ForwardedField};
 use crate::proxy_protocol;
-use crate::settings::{Forwarded, Kind};
+use crate::settings::{Forwarded, Kind, Upstream};
+use crate::socket::Socket;
 use crate::socks::greeting;
 use crate::sys;
+use crate::tls;
+use crate::tls::{Handshake, TlsError};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,72 +28,134 @@ const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// An upstream that has not answered by then is asked whether it is there at all. Many a destination takes longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How a conversation begins: what can be sent at once, and in one piece.
+pub(super) struct Opening {
+    pub(super) first: Vec<u8>,
+    /// What it is the first flight of.
+    handshake: Option<Box<Handshake>>,
+}
+
+/// Where it is had.
+struct Conversation {
+    addr: SocketAddr,
+    /// Octets of the opening that are sent already.
+    sent: usize,
+    is_spare: bool,
+}
+
 impl Dialler {
-    /// What is sent to ask for the tunnel, as far as it can be sent at once.
-    pub(super) fn request(&self, question: &Question<'_>) -> Vec<u8> {
+    /// How the conversation begins.
+    ///
+    /// # Errors
+    /// TLS cannot be spoken with this upstream at all.
+    pub(super) fn opening(&self, question: &Question<'_>) -> Result<Opening, DialError> {
+        let upstream = &question.member.upstream;
         let Wanted { client, dst, .. } = *question.wanted;
+        let (first, handshake) = match upstream.kind {
+            Kind::Http => (self.request(question), None),
+            Kind::Https => {
+                let (first, handshake) = self.handshake(upstream).map_err(DialError::Tls)?;
+                (first, Some(handshake))
+            }
+            Kind::Socks5 => (greeting(upstream.auth.is_some()).to_vec(), None),
+        };
+        let first = match self.upstreams.forwarded {
+            Forwarded::ProxyV2 => [proxy_protocol::v2(client, dst), first].concat(),
+            _ => first,
+        };
+        Ok(Opening { first, handshake })
+    }
+
+    /// The first flight of a handshake with this upstream, and the rest of it.
+    pub(super) fn handshake(&self, upstream: &Upstream) -> Result<(Vec<u8>, Box<Handshake>), TlsError> {
+        let name = tls::name_of(&upstream.host)?;
+        let trust = self.trust.as_ref().ok_or_else(|| TlsError::Name(upstream.place()))?;
+        let (handshake, first) = Handshake::new(trust, name)?;
+        Ok((first, Box::new(handshake)))
+    }
+
+    fn request(&self, question: &Question<'_>) -> Vec<u8> {
         let forwarded = match self.upstreams.forwarded {
-            Forwarded::Forwarded => Some((ForwardedField::Forwarded, client)),
-            Forwarded::XForwardedFor => Some((ForwardedField::XForwardedFor, client)),
+            Forwarded::Forwarded => Some(ForwardedField::Forwarded),
+            Forwarded::XForwardedFor => Some(ForwardedField::XForwardedFor),
             Forwarded::Off | Forwarded::ProxyV2 => None,
         };
         let extras = Extras {
             credentials: question.member.upstream.auth.as_ref(),
-            forwarded,
+            forwarded: forwarded.map(|field| (field, question.wanted.client)),
             fields: &self.upstreams.fields,
         };
-        let first = match question.member.upstream.kind {
-            Kind::Http | Kind::Https => codec::request(question.target, &extras),
-            Kind::Socks5 => greeting(question.member.upstream.auth.is_some()).to_vec(),
-        };
-        match self.upstreams.forwarded {
-            Forwarded::ProxyV2 => [proxy_protocol::v2(client, dst), first].concat(),
-            _ => first,
-        }
+        codec::request(question.target, &extras)
     }
 
     /// Asks, and tells whether the upstream broke it off or we did, at the other end.
     pub(super) async fn converse(
         self: &Arc<Self>,
         with: Asked,
-        request: &[u8],
+        opening: Opening,
         question: &Question<'_>,
     ) -> Result<Far, DialError> {
-        let Asked { mut far, sent, is_spare } = with;
-        match Box::pin(self.exchange(&mut far, sent, is_spare, request, question)).await {
-            Ok(early) => far.early = early,
-            Err(_) if far.ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
-                return Err(DialError::Loop { addr: far.addr });
+        let Asked { reached: Reached { socket, addr, ticket }, sent, is_spare } = with;
+        let conversation = Conversation { addr, sent, is_spare };
+        match Box::pin(self.exchange(socket, conversation, opening, question)).await {
+            Ok((link, early)) => Ok(Far { link, addr, early, ticket }),
+            Err(_) if ticket.as_ref().is_some_and(|ticket| ticket.came_back()) => {
+                Err(DialError::Loop { addr })
             }
-            Err(err) => return Err(err),
+            Err(err) => Err(err),
         }
-        Ok(far)
     }
 
-    /// Sends what is left of the request, begins the spares that are wanted, and reads the reply; returns what came
-    /// behind it.
+    /// Sends what is left of the opening, begins the spares that are wanted, and waits for the reply; also returns what
+    /// came behind it.
     async fn exchange(
         self: &Arc<Self>,
-        far: &mut Far,
-        sent: usize,
+        socket: Socket,
+        conversation: Conversation,
+        opening: Opening,
+        question: &Question<'_>,
+    ) -> Result<(Link, Vec<u8>), DialError> {
+        let Conversation { addr, sent, is_spare } = conversation;
+        let asked_at = Instant::now();
+        let rest = opening.first.get(sent..).unwrap_or_default();
+        let written = timeout_at(question.deadline, socket.write_all(rest)).await;
+        written
+            .map_err(|_| DialError::ReplyTimeout)?
+            .map_err(|err| DialError::HungUp { nothing: true, err })?;
+        // Now, for it takes nobody's time while the upstream thinks.
+        self.refill(question.member, addr);
+        let link = match opening.handshake {
+            None => socket.into(),
+            Some(handshake) => handshake.on(socket).into(),
+        };
+        let early = self.await_reply(&link, is_spare, asked_at, question).await?;
+        Ok((link, early))
+    }
+
+    /// Says what there is to say until the tunnel is up.
+    async fn say_all(&self, link: &Link, question: &Question<'_>) -> Result<Vec<u8>, DialError> {
+        let want_page = question.wanted.want_page;
+        if let Link::Tls(tls) = link {
+            tls.shaken().await.map_err(DialError::Tls)?;
+            let request = self.request(question);
+            link.write_all(&request).await.map_err(|err| DialError::HungUp { nothing: false, err })?;
+        }
+        match question.member.upstream.kind {
+            Kind::Http | Kind::Https => read_reply(link, want_page, question.deadline).await,
+            Kind::Socks5 => socks::converse(link, question).await,
+        }
+    }
+
+    /// Waits for the reply, as long as there is reason to.
+    async fn await_reply(
+        self: &Arc<Self>,
+        link: &Link,
         is_spare: bool,
-        request: &[u8],
+        asked_at: Instant,
         question: &Question<'_>,
     ) -> Result<Vec<u8>, DialError> {
-        let Question { id, member, others, deadline, wanted, .. } = *question;
-        let asked_at = Instant::now();
-        let rest = request.get(sent..).unwrap_or_default();
-        let hung_up = |err| DialError::HungUp { nothing: true, err };
-        let written = timeout_at(deadline, far.socket.write_all(rest)).await;
-        written.map_err(|_| DialError::ReplyTimeout)?.map_err(hung_up)?;
-        // Now, for it takes nobody's time while the upstream thinks.
-        self.refill(member, far.addr);
-        let mut reply = pin!(async {
-            match member.upstream.kind {
-                Kind::Http | Kind::Https => read_reply(&far.socket, wanted.want_page, deadline).await,
-                Kind::Socks5 => socks::converse(&far.socket, question).await,
-            }
-        });
+        let Question { id, member, others, deadline, .. } = *question;
+        let mut reply = pin!(self.say_all(link, question));
         let left = deadline.saturating_duration_since(asked_at);
         if is_spare {
             // A fresh one has to have its turn too.
@@ -97,8 +163,8 @@ impl Dialler {
             if let Ok(reply) = timeout(patience, &mut reply).await {
                 return reply;
             }
-            if sys::unacknowledged(far.socket.as_fd()).is_ok_and(|octets| octets > 0) {
-                return Err(hung_up(io::ErrorKind::TimedOut.into()));
+            if sys::unacknowledged(link.as_fd()).is_ok_and(|octets| octets > 0) {
+                return Err(DialError::HungUp { nothing: true, err: io::ErrorKind::TimedOut.into() });
             }
         }
         let patience =

@@ -1,5 +1,6 @@
 //! Why the far side could not be reached, in words for the record and for the client.
 
+use super::learned::Form;
 use crate::addr::{Host, OriginalDst};
 use crate::answer::ProxyError;
 use crate::connect::{BrokenReply, PageReader};
@@ -7,6 +8,7 @@ use crate::record::{Cause, End, Side};
 use crate::resolve::ResolveError;
 use crate::socks;
 use crate::socks::Meaning;
+use crate::tls::TlsError;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -88,6 +90,8 @@ pub enum DialError {
         /// How long it had been waited for.
         waited: Duration,
     },
+    /// There is no TLS with the upstream.
+    Tls(TlsError),
     /// The upstream's answer is no HTTP reply.
     Broken(BrokenReply),
     /// The upstream will not.
@@ -166,6 +170,7 @@ impl fmt::Display for DialError {
                     waited.as_secs_f64()
                 )
             }
+            Self::Tls(why) => why.fmt(f),
             Self::Broken(why) => why.fmt(f),
             Self::SocksRefused(why) => why.fmt(f),
             Self::SocksBroken(why) => why.fmt(f),
@@ -217,9 +222,11 @@ impl DialError {
             }
             Self::NoneOf { tried, .. } => tried.first().map_or((Cause::Error, Side::Wayleave), Self::cause),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
-            Self::HungUp { .. } | Self::CutOff { .. } | Self::Broken(_) | Self::SocksBroken(_) => {
-                (Cause::UpstreamBroken, Side::Upstream)
-            }
+            Self::HungUp { .. }
+            | Self::CutOff { .. }
+            | Self::Tls(_)
+            | Self::Broken(_)
+            | Self::SocksBroken(_) => (Cause::UpstreamBroken, Side::Upstream),
             Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. } => {
                 (Cause::UpstreamRefused, Side::Upstream)
             }
@@ -251,6 +258,8 @@ impl DialError {
             Self::HungUp { .. } => ProxyError::ConnectionTerminated,
             Self::CutOff { .. } => ProxyError::HttpResponseIncomplete,
             Self::ReplyTimeout | Self::Silent { .. } => ProxyError::HttpResponseTimeout,
+            Self::Tls(why) if why.is_certificate() => ProxyError::TlsCertificateError,
+            Self::Tls(_) => ProxyError::TlsProtocolError,
             Self::Broken(_) | Self::SocksBroken(_) => ProxyError::HttpProtocolError,
             Self::SocksRefused(socks::Refusal::Request(code)) => match code {
                 socks::Code::ConnectionRefused => ProxyError::ConnectionRefused,
@@ -288,6 +297,7 @@ impl DialError {
             | Self::HungUp { .. }
             | Self::CutOff { .. }
             | Self::Silent { .. }
+            | Self::Tls(_)
             | Self::Broken(_)
             | Self::SocksBroken(_) => true,
             Self::Prohibited { .. }
@@ -302,29 +312,27 @@ impl DialError {
         }
     }
 
-    /// The upstream may have refused the form in which the destination was written, and not the destination: by a rule
-    /// against it (any 4xx that is not about credentials, time or number), because it does not do that (501), or because
-    /// it could not resolve the name and says so.
-    #[must_use]
-    pub const fn may_be_about_the_form(&self) -> bool {
-        match self {
-            Self::Refused { status, unresolved, .. } => match status {
+    /// The upstream may have refused the form in which the destination was written, and not the destination.
+    ///
+    /// A name: because it can do nothing with it (400, 405, 501), or could not resolve it and says so. Not by a 403: that
+    /// may be a rule against this very name, and to ask for its address would get round it. An address: by any refusal
+    /// that is not about credentials, time or number, for to ask for the name is what such a rule wants.
+    pub(super) fn may_be_about_the_form(&self, form: Form) -> bool {
+        match (self, form) {
+            (Self::Refused { status, unresolved, .. }, Form::Name) => {
+                matches!(status, 400 | 405 | 501) || (*status != 403 && *unresolved)
+            }
+            (Self::Refused { status, .. }, Form::Address) => match status {
                 407 | 408 | 429 => false,
-                400..=499 | 501 => true,
-                _ => *unresolved,
+                status => matches!(status, 400..=499 | 501),
             },
-            Self::SocksRefused(why) => matches!(why.meaning(), Meaning::Denied | Meaning::Unable),
-            _ => false,
-        }
-    }
-
-    /// Of those that [may be about the form](Self::may_be_about_the_form): it says that it will not, rather than that it
-    /// cannot.
-    #[must_use]
-    pub const fn is_denial(&self) -> bool {
-        match self {
-            Self::Refused { status, unresolved, .. } => *status != 501 && !*unresolved,
-            Self::SocksRefused(why) => matches!(why.meaning(), Meaning::Denied),
+            // Some say that for a name that they cannot resolve.
+            (Self::SocksRefused(why), Form::Name) => {
+                matches!(why.meaning(), Meaning::Unable | Meaning::Unclear)
+            }
+            (Self::SocksRefused(why), Form::Address) => {
+                matches!(why.meaning(), Meaning::Unable | Meaning::Denied)
+            }
             _ => false,
         }
     }

@@ -1,20 +1,19 @@
 //! The reply of an HTTP upstream, off the socket.
 
-use super::DialError;
+use super::{DialError, Link};
 use crate::connect::{self as codec, Evidence, MAX_HEAD, PageReader, Reply};
-use crate::socket::Socket;
 use tokio::time::{Instant, timeout_at};
 
 /// Reads the upstream's reply; returns what came behind its head.
 pub(super) async fn read_reply(
-    socket: &Socket,
+    link: &Link,
     want_page: bool,
     deadline: Instant,
 ) -> Result<Vec<u8>, DialError> {
     let mut reply = Vec::new();
     loop {
         let nothing = reply.is_empty();
-        let read = socket.read_onto(&mut reply, MAX_HEAD).await;
+        let read = link.read_onto(&mut reply, MAX_HEAD).await;
         if read.map_err(|err| DialError::HungUp { nothing, err })? == 0 {
             return Err(DialError::CutOff { nothing });
         }
@@ -23,7 +22,7 @@ pub(super) async fn read_reply(
             Reply::NeedMore => debug_assert!(reply.len() <= MAX_HEAD),
             Reply::Tunnel { head } => return Ok(reply.split_off(head)),
             Reply::Refused { status: 403, start, head } if want_page => {
-                let page = Box::pin(read_page(socket, &reply, start, head, deadline)).await;
+                let page = Box::pin(read_page(link, &reply, start, head, deadline)).await;
                 return Err(DialError::Refused { status: 403, page: page.map(Box::new), unresolved: false });
             }
             Reply::Refused { status, start, head } => {
@@ -41,7 +40,7 @@ const PAGE_READ: usize = 8 * 1024;
 
 /// Reads an upstream's page until it is complete, too long, or the deadline is there; what came by then is passed on.
 async fn read_page(
-    socket: &Socket,
+    link: &Link,
     reply: &[u8],
     start: usize,
     head: usize,
@@ -52,7 +51,7 @@ async fn read_page(
     let mut buffer = Vec::new();
     while !done {
         buffer.clear();
-        match timeout_at(deadline, socket.read_onto(&mut buffer, PAGE_READ)).await {
+        match timeout_at(deadline, link.read_onto(&mut buffer, PAGE_READ)).await {
             Ok(Ok(octets)) if octets > 0 => done = page.push(&buffer),
             Ok(_) => {
                 page.end();

@@ -7,7 +7,6 @@
 use crate::addr::Target;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,7 +28,8 @@ impl Form {
         }
     }
 
-    const fn other(self) -> Self {
+    /// The other one.
+    pub(super) const fn other(self) -> Self {
         match self {
             Self::Name => Self::Address,
             Self::Address => Self::Name,
@@ -73,11 +73,7 @@ pub(super) enum Plan {
 
 /// One upstream's.
 #[derive(Debug, Default)]
-pub(super) struct Learned {
-    ports: Mutex<HashMap<u16, Port>>,
-    /// It has taken a name, at any port.
-    takes_names: AtomicBool,
-}
+pub(super) struct Learned(Mutex<HashMap<u16, Port>>);
 
 #[derive(Debug, Default)]
 struct Port {
@@ -155,7 +151,7 @@ impl Port {
 impl Learned {
     fn lock(&self) -> MutexGuard<'_, HashMap<u16, Port>> {
         // Each change leaves it whole, whatever happens elsewhere.
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What to ask for, where it would be asked for this; `has_other`: the other form is allowed.
@@ -183,30 +179,15 @@ impl Learned {
         }
     }
 
-    /// Whether it has taken a name, ever. Then a name that it denies is denied for itself, and to ask for its address would
-    /// get round the upstream's own rules.
-    pub(super) fn takes_names(&self) -> bool {
-        self.takes_names.load(Ordering::Relaxed)
-    }
-
-    fn note(&self, form: Form) {
-        if form == Form::Name && !self.takes_names() {
-            self.takes_names.store(true, Ordering::Relaxed);
-        }
-    }
-
     /// It took this.
     pub(super) fn took(&self, target: &Target, now: Instant) {
-        let form = Form::of(target);
-        self.note(form);
-        self.change(target, now, |known| known.took(form, now));
+        self.change(target, now, |known| known.took(Form::of(target), now));
     }
 
     /// It refused this, and took the same destination in the other form. Whether all in this form are believed to be
     /// refused from now on, and were not before.
     pub(super) fn differs(&self, target: &Target, now: Instant) -> bool {
         let form = Form::of(target);
-        self.note(form.other());
         let mut news = false;
         self.change(target, now, |known| {
             known.took(form.other(), now);

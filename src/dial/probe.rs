@@ -4,7 +4,7 @@
 use super::health::Next;
 use super::http::read_reply;
 use super::upstreams::{Member, UpstreamId};
-use super::{DialError, Dialler, socks};
+use super::{DialError, Dialler, Link, Reached, socks};
 use crate::proxy_protocol;
 use crate::settings::{Forwarded, Kind, Upstream};
 use crate::socks::greeting;
@@ -81,24 +81,38 @@ impl Dialler {
     /// Any answer will do.
     async fn probe(&self, member: &Member) -> Result<(), DialError> {
         let deadline = Instant::now().checked_add(LONGEST_PROBE).unwrap_or_else(Instant::now);
-        let far = self.reach(&member.upstream, &member.at, deadline).await?;
+        let Reached { socket, .. } = self.reach(&member.upstream, &member.at, deadline).await?;
         let Upstream { kind, auth, .. } = &member.upstream;
-        let question = match kind {
-            Kind::Http | Kind::Https => options(&member.upstream.place()),
-            Kind::Socks5 => greeting(auth.is_some()).to_vec(),
+        let options = options(&member.upstream.place());
+        let (first, handshake) = match kind {
+            Kind::Http => (options.clone(), None),
+            Kind::Https => {
+                let (first, handshake) = self.handshake(&member.upstream).map_err(DialError::Tls)?;
+                (first, Some(handshake))
+            }
+            Kind::Socks5 => (greeting(auth.is_some()).to_vec(), None),
         };
         let preface: &[u8] = match self.upstreams.forwarded {
             Forwarded::ProxyV2 => &proxy_protocol::LOCAL,
             _ => &[],
         };
-        let request = [preface, &question].concat();
+        let request = [preface, &first].concat();
         let hung_up = |err| DialError::HungUp { nothing: true, err };
         let silent = DialError::Silent { waited: LONGEST_PROBE };
         let asked = async {
-            far.socket.write_all(&request).await.map_err(hung_up)?;
+            socket.write_all(&request).await.map_err(hung_up)?;
+            let link = match handshake {
+                None => socket.into(),
+                Some(handshake) => {
+                    let tls = handshake.on(socket);
+                    tls.shaken().await.map_err(DialError::Tls)?;
+                    tls.write_all(&options).await.map_err(hung_up)?;
+                    Link::from(tls)
+                }
+            };
             let answer = match kind {
-                Kind::Http | Kind::Https => read_reply(&far.socket, false, deadline).await.map(drop),
-                Kind::Socks5 => socks::is_there(&far.socket, auth.is_some()).await,
+                Kind::Http | Kind::Https => read_reply(&link, false, deadline).await.map(drop),
+                Kind::Socks5 => socks::is_there(&link, auth.is_some()).await,
             };
             match answer {
                 Err(DialError::Refused { .. } | DialError::SocksRefused(_)) => Ok(()),

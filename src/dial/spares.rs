@@ -6,7 +6,7 @@
 mod pool;
 
 use super::ask::Asked;
-use super::{DialError, Far, connect, register};
+use super::{DialError, Reached, connect, register};
 use crate::netfilter::{Dialled, Loops};
 use crate::socket::Socket as Watched;
 use pool::Pool;
@@ -116,8 +116,7 @@ impl Spares {
                 (socket, 0)
             }
         };
-        let far = Far { socket, addr, early: Vec::new(), ticket };
-        Ok(Asked { far, sent, is_spare: true })
+        Ok(Asked { reached: Reached { socket, addr, ticket }, sent, is_spare: true })
     }
 
     /// One that was asked ended without a word.

@@ -15,6 +15,7 @@ fn dialler(direct_to: DirectTo, addrs: &str) -> Dialler {
         own: OwnAddrs::new().unwrap(),
         loops: Loops::default(),
         upstreams: Upstreams::new(&Handle::current(), settings::Upstreams::none()),
+        trust: None,
         direct_to,
         runtime: Handle::current(),
     }
@@ -80,7 +81,8 @@ async fn what_the_policy_denies_is_not_gone_to_by_name() {
 
 #[tokio::test]
 async fn what_is_never_dialled_for_a_name_is_not_made_right_by_one() {
-    const FORBIDDEN: &str = "127.0.0.1 ::1 169.254.169.254 fe80::1 0.0.0.0 224.0.0.1 64:ff9b::7f00:1";
+    const FORBIDDEN: &str =
+        "127.0.0.1 ::1 169.254.169.254 fe80::1 0.0.0.0 224.0.0.1 64:ff9b::7f00:1 2002:7f00:1::1";
     for at in FORBIDDEN.split_whitespace() {
         for direct_to in [DirectTo::Resolved, DirectTo::Strict] {
             assert!(is_prohibited(check(direct_to, FORBIDDEN, at, "").await), "{at}");
@@ -97,4 +99,22 @@ async fn what_is_never_dialled_for_a_name_is_not_made_right_by_one() {
 async fn a_trusted_client_is_not_looked_at() {
     let checked = check(DirectTo::Original, "203.0.113.1", "203.0.113.9", NAME).await.unwrap();
     assert_eq!(checked, (vec!["203.0.113.9".to_owned()], false));
+}
+
+/// Also behind a gateway: it would come back to us.
+#[tokio::test]
+async fn an_address_of_our_own_inside_another_is_not_dialled_for_a_name() {
+    let own = if_addrs::get_if_addrs().unwrap().into_iter().map(|interface| interface.ip());
+    let own = own.filter_map(|ip| if let IpAddr::V4(v4) = ip { Some(v4) } else { None });
+    let mut outside = 0;
+    for v4 in own {
+        outside += usize::from(!v4.is_loopback());
+        let [a, b, c, d] = v4.octets();
+        let hex = format!("{a:02x}{b:02x}:{c:02x}{d:02x}");
+        for inside in [format!("64:ff9b::{hex}"), format!("2002:{hex}::1")] {
+            assert!(is_prohibited(check(DirectTo::Resolved, &inside, &inside, "").await), "{inside}");
+        }
+    }
+    // Loopback is forbidden in any case.
+    assert!(outside > 0, "this machine has no address but loopback: the test shows nothing");
 }

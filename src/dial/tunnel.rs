@@ -116,7 +116,7 @@ impl Dialler {
             Plan::OtherWay => match self.in_other_way(wanted, deadline).await {
                 Some(target) => {
                     let done = self.ask(&question(&target)).await;
-                    let is_refused = done.as_ref().is_err_and(DialError::may_be_about_the_form);
+                    let is_refused = done.as_ref().is_err_and(|err| err.may_be_about_the_form(form.other()));
                     if !is_refused || !learned.test(asked, Instant::now()) {
                         told.other_way();
                         return done;
@@ -126,11 +126,7 @@ impl Dialler {
                 None => return self.ask_as_it_is(&question(asked)).await,
             },
             Plan::AsItIs { other_may_help } => match self.ask_as_it_is(&question(asked)).await {
-                Err(err) if !err.may_be_about_the_form() => return Err(err),
-                // It takes names, and none of its rules is to be got round.
-                Err(err) if form == Form::Name && err.is_denial() && learned.takes_names() => {
-                    return Err(err);
-                }
+                Err(err) if !err.may_be_about_the_form(form) => return Err(err),
                 Err(err) if other_may_help => err,
                 Err(err) => {
                     if form == Form::Address
@@ -160,7 +156,7 @@ impl Dialler {
                 Ok(far)
             }
             Err(err) => {
-                if err.may_be_about_the_form() {
+                if err.may_be_about_the_form(form.other()) {
                     learned.refuses_both(asked, Instant::now());
                 }
                 // What it said first was about what was wanted.

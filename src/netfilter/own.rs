@@ -2,7 +2,7 @@
 
 use arc_swap::ArcSwap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ impl OwnAddrs {
 
 /// Addresses that a name is never followed to, whoever answers for it: a client or its resolver could otherwise reach
 /// what only this machine can. Loopback, link-local, unspecified and multicast, also as IPv4 inside IPv6 (RFC 4291
-/// sections 2.5.5.1 and 2.5.5.2, RFC 6052 section 2.1).
+/// section 2.5.5.2, and [`inner_v4`]).
 #[must_use]
 pub fn is_never_dialled_for_a_name(ip: IpAddr) -> bool {
     match plain(ip) {
@@ -85,7 +85,7 @@ pub fn is_never_dialled_for_a_name(ip: IpAddr) -> bool {
                 || v6.is_unspecified()
                 || v6.is_multicast()
                 || v6.is_unicast_link_local()
-                || embedded_v4(v6).is_some_and(is_forbidden_v4)
+                || inner_v4(ip).is_some_and(is_forbidden_v4)
         }
     }
 }
@@ -99,14 +99,17 @@ fn is_forbidden_v4(v4: Ipv4Addr) -> bool {
         || v4.octets().starts_with(&[0])
 }
 
-/// The IPv4 address inside `::a.b.c.d` (IPv4-compatible) and `64:ff9b::a.b.c.d` (NAT64).
-fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
-    match v6.segments() {
-        [0, 0, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
-            Some(Ipv4Addr::from_bits(u32::try_from(v6.to_bits() & u128::from(u32::MAX)).ok()?))
-        }
-        _ => None,
-    }
+/// The IPv4 address that packets for an IPv6 address may end up at: that inside `::a.b.c.d` (IPv4-compatible, RFC 4291
+/// section 2.5.5.1), `64:ff9b::a.b.c.d` (NAT64, RFC 6052 section 2.1) and `2002:ab:cd::` (6to4, RFC 3056 section 2).
+#[must_use]
+pub fn inner_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = plain(ip) else { return None };
+    let [a, b, c, d] = match (v6.segments(), v6.octets()) {
+        ([0, 0, 0, 0, 0, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..], [.., a, b, c, d]) => [a, b, c, d],
+        ([0x2002, ..], [_, _, a, b, c, d, ..]) => [a, b, c, d],
+        _ => return None,
+    };
+    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 fn own_addrs() -> io::Result<Vec<IpAddr>> {
@@ -142,6 +145,8 @@ mod tests {
             "::ffff:169.254.1.1",
             "::127.0.0.1",
             "64:ff9b::7f00:1",
+            "2002:7f00:1::1",
+            "2002:a9fe:a9fe:1::1",
         ] {
             assert!(is_never_dialled_for_a_name(ip.parse().unwrap()), "{ip}");
         }
@@ -153,8 +158,22 @@ mod tests {
             "fd00::1",
             "::ffff:192.0.2.1",
             "64:ff9b::c000:201",
+            "2002:c000:201::7f00:1",
         ] {
             assert!(!is_never_dialled_for_a_name(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn ipv4_inside_ipv6() {
+        let inside = |ip: &str| inner_v4(ip.parse().unwrap()).map(|v4| v4.to_string());
+        for ip in ["::10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::", "2002:a01:203:9::c000:201"] {
+            assert_eq!(inside(ip).as_deref(), Some("10.1.2.3"), "{ip}");
+        }
+        for ip in
+            ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8::a01:203", "64:ff9b:0:1::a01:203", "2003:a01:203::"]
+        {
+            assert_eq!(inside(ip), None, "{ip}");
         }
     }
 

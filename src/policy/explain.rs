@@ -91,8 +91,10 @@ impl<'q> Explainer<'q> {
             Some(_) if !head.condition.is_from(self.query.client) => Outcome::OtherSource,
             Some(_) if !head.condition.has_port(self.query.dst.get().port()) => Outcome::OtherPort,
             Some((_, matched)) => {
+                let conditional = !head.condition.is_empty();
                 let via = head.condition.upstreams();
-                self.decided = Some(Rule::Given { verb: head.verb, line: head.line, matched, via });
+                self.decided =
+                    Some(Rule::Given { verb: head.verb, line: head.line, conditional, matched, via });
                 Outcome::Decides
             }
         };

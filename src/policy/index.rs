@@ -85,8 +85,9 @@ impl Index {
         };
         let order = if asks_upstream { [host, all, address] } else { [address, all, host] };
         let best = order.into_iter().flatten().find(|best| best.rule == first)?;
-        let via = self.heads.condition(first)?.upstreams();
-        Some(Rule::Given { verb: head.verb, line: head.line, matched: best.matched, via })
+        let condition = self.heads.condition(first)?;
+        let (conditional, via) = (!condition.is_empty(), condition.upstreams());
+        Some(Rule::Given { verb: head.verb, line: head.line, conditional, matched: best.matched, via })
     }
 
     /// The exact name, one label more, then any depth by the longest suffix.

@@ -212,6 +212,8 @@ pub enum Rule {
         verb: Verb,
         /// Its line in the policy file; none if it comes from a flag or its like.
         line: Option<NonZeroU32>,
+        /// It is for some clients or some ports only.
+        conditional: bool,
         /// Which of its destinations it was.
         matched: Matched,
         /// The upstreams that it goes through, where it does.
@@ -233,6 +235,13 @@ impl Rule {
             Self::Given { line, .. } => *line,
             Self::Default | Self::Ech => None,
         }
+    }
+
+    /// It asks for more than the destination (`from`, `port`): of other connections to the same destination it says
+    /// nothing.
+    #[must_use]
+    pub const fn is_conditional(&self) -> bool {
+        matches!(self, Self::Given { conditional: true, .. })
     }
 }
 

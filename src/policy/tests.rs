@@ -394,7 +394,8 @@ fn errors_of_lists_say_where() {
 
 #[test]
 fn a_rule_without_its_host_still_displays() {
-    let rule = |verb, matched| Rule::Given { verb, line: None, matched, via: UpstreamSet::ALL };
+    let rule =
+        |verb, matched| Rule::Given { verb, line: None, conditional: false, matched, via: UpstreamSet::ALL };
     let child = rule(Verb::Allow, Matched::Host { kind: HostKind::Child, offset: 4, port: None });
     assert_eq!(child.display(None).to_string(), "allow:*.?");
     let dst: SocketAddr = "[2001:db8::1]:443".parse().unwrap();

@@ -2,9 +2,9 @@
 
 use super::Clock;
 use super::splice::{Fill, Pipe};
+use super::wire::Wire;
 use crate::record::Side;
 use crate::scratch;
-use crate::socket::Socket;
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
@@ -30,11 +30,25 @@ const BULK: u32 = 256 * 1024;
 const WORTH_A_PIPE: usize = 16 * 1024;
 
 /// What a direction has for one poll.
-#[derive(Clone, Copy)]
-pub(super) struct Ends<'a> {
-    pub(super) src: &'a Socket,
-    pub(super) dst: &'a Socket,
+pub(super) struct Ends<'a, S, D> {
+    pub(super) src: &'a S,
+    pub(super) dst: &'a D,
     pub(super) clock: &'a Clock<'a>,
+}
+
+// Derived, these would ask the same of the connections.
+impl<S, D> Copy for Ends<'_, S, D> {}
+impl<S, D> Clone for Ends<'_, S, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Wire, D: Wire> Ends<'_, S, D> {
+    /// Whether what is read is what is written, octet for octet.
+    fn are_bare(&self) -> bool {
+        self.src.bare().is_some() && self.dst.bare().is_some()
+    }
 }
 
 /// A direction. Polled by hand, because an idle connection is little else than two of these: as async functions they
@@ -110,7 +124,7 @@ impl Half {
     }
 
     /// Goes on until there is nothing to do, or the direction came to its end; that is told once.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<()> {
+    pub(super) fn poll<S: Wire, D: Wire>(&mut self, cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Poll<()> {
         if self.finish.is_some() {
             return Poll::Pending;
         }
@@ -123,7 +137,7 @@ impl Half {
         Poll::Ready(())
     }
 
-    fn copy(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<Finish> {
+    fn copy<S: Wire, D: Wire>(&mut self, cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Poll<Finish> {
         let mut turn: usize = 0;
         // The next read is a plain one, whatever there was the last time.
         let mut plain = false;
@@ -143,7 +157,7 @@ impl Half {
             if self.ended {
                 return match self.keeps_end(ends) {
                     true => Poll::Pending,
-                    false => Poll::Ready(pass_end_on(ends)),
+                    false => pass_end_on(cx, ends),
                 };
             }
             // Not before nothing is held any more: others may need the pipe.
@@ -151,7 +165,7 @@ impl Half {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let step = match self.much && self.copied >= BULK && !plain {
+            let step = match self.much && self.copied >= BULK && !plain && ends.are_bare() {
                 true => self.fill(ends),
                 false => self.step(cx, ends),
             };
@@ -177,14 +191,15 @@ impl Half {
 
     /// Whether the end of data does not go on yet, should it come now. When the other direction is over there is nothing
     /// more to be lost.
-    fn keeps_end(&self, ends: Ends<'_>) -> bool {
+    fn keeps_end<S, D>(&self, ends: Ends<'_, S, D>) -> bool {
         self.keeps_end && !ends.clock.is_over()
     }
 
     /// Fills a pipe, to be poured out next.
-    fn fill(&mut self, ends: Ends<'_>) -> Step {
+    fn fill<S: Wire, D: Wire>(&mut self, ends: Ends<'_, S, D>) -> Step {
+        let Some(src) = ends.src.bare() else { return Step::Unclear };
         let Some(mut pipe) = Pipe::take() else { return Step::Unclear };
-        let step = match pipe.fill(ends.src) {
+        let step = match pipe.fill(src) {
             Ok(Fill::Filled { octets, more: true }) => Step::Moved(octets),
             Ok(Fill::Filled { octets, more: false }) => Step::Drained(octets),
             Ok(Fill::Unclear) => Step::Unclear,
@@ -200,9 +215,11 @@ impl Half {
     }
 
     /// Pours the pipe out as far as the sink takes it; false if the sink is gone.
-    fn pour(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<bool> {
+    fn pour<S: Wire, D: Wire>(&mut self, cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Poll<bool> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(true) };
-        match pipe.pour(ends.dst) {
+        // A pipe is filled for no other.
+        let Some(dst) = ends.dst.bare() else { return Poll::Ready(false) };
+        match pipe.pour(dst) {
             Ok(poured) => ends.clock.moved(self.from, poured),
             Err(err) if err.kind() == ErrorKind::WouldBlock => {
                 if !pipe.is_wanted() {
@@ -222,7 +239,7 @@ impl Half {
     }
 
     /// Reads once and writes once, by way of the worker's buffer.
-    fn step(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Step {
+    fn step<S: Wire, D: Wire>(&mut self, cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Step {
         scratch::with(usize::MAX, |buffer| {
             let got = match ends.src.poll_read(cx, buffer) {
                 Poll::Pending => return Step::Dry,
@@ -233,7 +250,7 @@ impl Half {
             let read = buffer.get(..got.octets).unwrap_or_default();
             if !std::mem::replace(&mut self.prompt, true) {
                 // A connection that is gone fails to be written to as well.
-                let _ = ends.dst.options().set_tcp_nodelay(true);
+                let _ = ends.dst.tcp().options().set_tcp_nodelay(true);
             }
             // What waits for the end of data must not wait for one that is kept.
             let goes_last = got.last && !self.keeps_end(ends);
@@ -261,7 +278,7 @@ impl Half {
     }
 
     /// Writes what is left over; false if the sink is gone.
-    fn write_rest(&mut self, cx: &mut Context<'_>, ends: Ends<'_>) -> Poll<bool> {
+    fn write_rest<S: Wire, D: Wire>(&mut self, cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Poll<bool> {
         let rest = self.rest.get(self.taken..).unwrap_or_default();
         let goes_last = self.ended && !self.keeps_end(ends);
         let written = if goes_last { ends.dst.try_write_last(rest) } else { ends.dst.try_write(rest) };
@@ -283,19 +300,16 @@ impl Half {
     }
 }
 
-fn pass_end_on(ends: Ends<'_>) -> Finish {
+fn pass_end_on<S: Wire, D: Wire>(cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Poll<Finish> {
     // The source was reset, and the other direction, which writes to it, was told so in its stead. To pass on an end of
     // data would make what came so far look complete.
     if ends.clock.broken.load(Ordering::Relaxed) {
-        return Finish::SourceGone;
+        return Poll::Ready(Finish::SourceGone);
     }
-    ends.clock.touch();
     // Both sockets are about to be closed, which ends what is still open in order: both sides are read to their ends.
-    if ends.clock.half_closed.swap(true, Ordering::Relaxed) {
-        return Finish::Orderly;
-    }
-    match ends.dst.shutdown() {
-        Ok(()) => Finish::Orderly,
-        Err(_) => Finish::SinkGone,
-    }
+    let is_last = ends.clock.half_closed.load(Ordering::Relaxed);
+    let passed_on = ready!(ends.dst.poll_end(cx, is_last));
+    ends.clock.touch();
+    ends.clock.half_closed.store(true, Ordering::Relaxed);
+    Poll::Ready(if passed_on.is_ok() { Finish::Orderly } else { Finish::SinkGone })
 }

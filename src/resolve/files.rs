@@ -82,13 +82,12 @@ impl Files {
             started: Instant::now(),
             looked_at: AtomicU64::new(0),
         };
-        files.look_now();
+        files.look();
         files
     }
 
     /// What the hosts file says of a name.
     pub(super) fn addrs(&self, host: &Host) -> Option<Arc<[IpAddr]>> {
-        self.look();
         self.hosts.read.load().get(host).cloned()
     }
 
@@ -97,20 +96,17 @@ impl Files {
         self.servers.read.load_full()
     }
 
-    /// Looks whether they have changed, at most once a second.
-    fn look(&self) {
+    /// They were last looked at a second ago or more. Whoever is told so is to have it done; the others are not, until
+    /// another second is over.
+    pub(super) fn is_due(&self) -> bool {
         let now = self.now();
         let looked_at = self.looked_at.load(Ordering::Relaxed);
-        // Whoever moves the clock on looks; the others go on with what is there.
-        if now.saturating_sub(looked_at) >= MAX_AGE
+        now.saturating_sub(looked_at) >= MAX_AGE
             && self.looked_at.compare_exchange(looked_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            self.look_now();
-        }
     }
 
-    /// Looks whether they have changed.
-    pub(super) fn look_now(&self) {
+    /// Looks whether they have changed, and reads what has. This may take its time.
+    pub(super) fn look(&self) {
         self.looked_at.store(self.now(), Ordering::Relaxed);
         self.hosts.look(parse_hosts);
         self.servers.look(parse_resolv_conf);

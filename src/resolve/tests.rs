@@ -72,10 +72,18 @@ fn found(last: &[u8]) -> Outcome {
 }
 
 /// Everything that can go on without time goes on.
-async fn settle() {
+async fn settle(resolver: &Resolver) {
     for _ in 0..20 {
         tokio::task::yield_now().await;
+        while is_looking(resolver) {
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// Whether a look at the files began that is not over yet.
+fn is_looking(resolver: &Resolver) -> bool {
+    resolver.shared.looks.is_under_way()
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,11 +221,11 @@ async fn the_upstreams_name_does_not_wait() {
     }
     drop(_all_taken);
     // The refresh goes on without anybody waiting for it, however long it takes.
-    settle().await;
+    settle(&resolver).await;
     tokio::time::advance(LONGEST_ALONE * 3).await;
-    settle().await;
+    settle(&resolver).await;
     server.answers(found(&[2]));
-    settle().await;
+    settle(&resolver).await;
     assert_eq!(resolver.known(&name).unwrap().to_vec(), [ip(2)]);
     assert_eq!(server.asked().len(), 2);
 }
@@ -236,7 +244,7 @@ async fn an_old_answer_is_given_while_name_servers_are_silent() {
     resolver.lookup(&name).await.unwrap();
     assert_eq!(started.elapsed().as_millis(), 1800, "who comes later does not wait at all");
     server.answers(found(&[2]));
-    settle().await;
+    settle(&resolver).await;
     assert_eq!(resolver.lookup(&name).await.unwrap().addrs.to_vec(), [ip(2)]);
     assert_eq!(server.asked().len(), 2);
 }
@@ -254,12 +262,12 @@ async fn questions_are_bounded_and_do_not_hold_up_names_that_are_known() {
             tokio::spawn(async move { resolver.lookup(&host(&format!("n{i}.example"))).await })
         })
         .collect();
-    settle().await;
+    settle(&resolver).await;
     assert_eq!(server.asked().len(), 3, "two at once");
     assert!(resolver.lookup(&known).await.unwrap().cached);
     for last in 0..10 {
         server.answers(found(&[last]));
-        settle().await;
+        settle(&resolver).await;
     }
     for task in waiting {
         task.await.unwrap().unwrap();
@@ -279,7 +287,7 @@ async fn questions_that_nobody_waits_for_are_not_asked() {
     let given_up = tokio::time::timeout(Duration::from_secs(1), lookup("abandoned.example")).await;
     assert!(given_up.is_err());
     let free = async {
-        settle().await;
+        settle(&resolver).await;
         drop(taken);
         server.answers(found(&[1]));
     };
@@ -359,4 +367,75 @@ async fn the_hosts_file_comes_first() {
     tokio::time::advance(Duration::from_secs(1)).await;
     server.answers(found(&[1]));
     assert_eq!(resolver.lookup(&name).await.unwrap().addrs.to_vec(), [ip(1)]);
+}
+
+/// A file that hangs when it is read, until it is written to; not for ever, so that a test that goes wrong does not.
+struct Hanging(std::sync::mpsc::Sender<()>, std::thread::JoinHandle<bool>);
+
+impl Hanging {
+    fn put(path: &Path, text: &'static str) -> Self {
+        let _ = std::fs::remove_file(path);
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        let (release, released) = std::sync::mpsc::channel();
+        let path = path.to_owned();
+        let writer = std::thread::spawn(move || {
+            let in_time = released.recv_timeout(Duration::from_secs(20)).is_ok();
+            // Waits for a reader.
+            std::fs::write(path, text).unwrap();
+            in_time
+        });
+        Self(release, writer)
+    }
+
+    fn release(self) {
+        let _ = self.0.send(());
+        assert!(self.1.join().unwrap(), "somebody waited for the file");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hosts_file_that_hangs_holds_up_nobody_for_long() {
+    let path = std::env::temp_dir().join(format!("wayleave-hosts-hang-{}", std::process::id()));
+    std::fs::write(&path, "192.0.2.7 www.example\n").unwrap();
+    let server = Server::default();
+    let resolver = server.resolver_with(8, Files::new(&path, Path::new("/nonexistent")));
+    let (name, other) = (host("www.example"), host("other.example"));
+    let hanging = Hanging::put(&path, "192.0.2.8 www.example\n");
+    tokio::time::advance(Duration::from_secs(1)).await;
+
+    // The clock of a test does not move on by itself while a thread is at work.
+    let start = Instant::now();
+    let lookups = async { tokio::join!(resolver.lookup(&name), resolver.claim(&name, Some(ip(7)), None)) };
+    let clock = async {
+        while !is_looking(&resolver) {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(BRIEFLY).await;
+    };
+    let ((found_, claim), ()) = tokio::join!(lookups, clock);
+    assert_eq!(found_.unwrap().addrs.to_vec(), [ip(7)]);
+    assert!(claim.unwrap().is_right);
+    assert_eq!(start.elapsed(), BRIEFLY);
+
+    // From then on nobody waits at all, be it a second later, or for a name that is asked of name servers.
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let start = Instant::now();
+        assert_eq!(resolver.lookup(&name).await.unwrap().addrs.to_vec(), [ip(7)]);
+        assert_eq!(resolver.lookup_stale(&name).await.unwrap().addrs.to_vec(), [ip(7)]);
+        assert_eq!(resolver.known(&name).unwrap().to_vec(), [ip(7)]);
+        resolver.forget(&other);
+        server.answers(found(&[1]));
+        assert_eq!(resolver.lookup(&other).await.unwrap().addrs.to_vec(), [ip(1)]);
+        assert!(start.elapsed().is_zero() && is_looking(&resolver));
+    }
+    hanging.release();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "192.0.2.9 www.example\n").unwrap();
+    // What was asked for meanwhile is looked for once more, and then nothing is.
+    while is_looking(&resolver) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(resolver.lookup(&name).await.unwrap().addrs.to_vec(), [ip(9)]);
+    std::fs::remove_file(&path).unwrap();
 }

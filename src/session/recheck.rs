@@ -73,6 +73,7 @@ mod tests {
     use crate::settings::{LogFormat, Process, Settings};
     use crate::sniff::{NoHost, Protocol, Sniffed};
     use std::io;
+    use std::net::SocketAddr;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -90,7 +91,7 @@ mod tests {
         let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _entered = runtime.enter();
-        Arc::new(Context::new(settings(args), log, 1).unwrap())
+        Arc::new(Context::new(settings(args), None, log, 1).unwrap())
     }
 
     fn client() -> ClientAddr {
@@ -161,14 +162,16 @@ mod tests {
     /// The address that took the place of the original destination counts as well, whenever it becomes known.
     #[test]
     fn where_a_forged_name_went_is_held_against_it_too() {
-        let instead = "198.51.100.7:443".parse().unwrap();
         let mut rules = Builder::new();
         for (verb, destination) in [(Verb::Deny, "198.51.100.0/24"), (Verb::Allow, "a.example")] {
             rules.rule(Head { verb, condition: Condition::default(), line: None }, "");
             rules.destination(destination.parse().map(Destination::Pattern).unwrap());
         }
         let denying = Arc::new(rules.finish(DefaultAction::Deny, false).unwrap());
-        for before in [true, false] {
+        // Also behind NAT64 and 6to4.
+        let addresses = ["198.51.100.7:443", "[64:ff9b::c633:6407]:443", "[2002:c633:6407::1]:443"];
+        for (instead, before) in addresses.into_iter().flat_map(|addr| [(addr, true), (addr, false)]) {
+            let instead: SocketAddr = instead.parse().unwrap();
             let ctx = context("--recheck --allow a.example");
             let [forged, honest, tunnelled] = [(); 3].map(|()| decided(&ctx, "a.example", false).0);
             forged.forged();
@@ -182,7 +185,12 @@ mod tests {
                 dialled();
                 assert!(!forged.open.meters.is_called_off());
             }
+            assert!(ctx.may_go_to(&honest.open, instead.ip()));
             ctx.policy.store(Arc::clone(&denying));
+            assert!(!ctx.may_go_to(&honest.open, instead.ip()), "{instead}");
+            for other in ["198.51.101.7", "64:ff9b::c633:6507", "2002:c633:6507::1", "2001:db8::c633:6407"] {
+                assert!(ctx.may_go_to(&honest.open, other.parse().unwrap()), "{other}");
+            }
             assert_eq!(ctx.recheck(), Some(Rechecked { held: 3, denied: usize::from(before) }));
             if !before {
                 dialled();

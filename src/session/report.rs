@@ -76,7 +76,9 @@ impl Report {
         tracing::debug!("{}: directly: {why}", self.open.known().client);
         self.uses(None);
         let mut known = self.open.known();
-        known.upstream = None;
+        if known.upstream.take().is_some() {
+            known.retries = known.retries.saturating_add(1);
+        }
         known.is_upstream_down = true;
     }
 

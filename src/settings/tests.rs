@@ -1,5 +1,6 @@
 use super::*;
 use crate::connect::Credentials;
+use crate::policy::UpstreamSet;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
@@ -133,7 +134,7 @@ fn every_flag_has_an_environment_variable() {
     ];
     let s = with_env("", &vars).unwrap();
     assert_eq!(s.listen.len(), 2);
-    assert_eq!(s.upstreams.names(), "proxy:3128");
+    assert_eq!(s.upstreams.names(UpstreamSet::ALL), "proxy:3128");
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(2), max_bytes: 4096 }));
     assert!(s.no_sniff_ports.is_empty());
     assert_eq!(s.policy.to_string(), "default allow, 2 rules for 2 destinations");
@@ -297,7 +298,7 @@ fn each_upstream_has_its_own_credentials() {
             "--upstream-credentials /all --upstream-credentials /paris",
             "every upstream has credentials already",
         ),
-        ("--upstream-credentials oslo=/all", "oslo=/all"),
+        ("--upstream-credentials oslo=/all", "no upstream is called oslo, only paris, q:3128, lyon"),
     ] {
         let err = values(&format!("{three} {args}")).unwrap_err().to_string();
         assert!(err.contains(part) && !err.contains("all:1"), "{args}: {err}");
@@ -322,13 +323,16 @@ fn several_upstreams_and_how_they_are_used() {
     let s = s.unwrap().upstreams;
     assert_eq!((s.policy, s.when_down), (UpstreamPolicy::SourceHash, WhenDown::Direct));
     assert_eq!((s.forwarded, s.all_spares()), (Forwarded::ProxyV2, 6));
-    assert_eq!(s.names(), "a:3128 or b:3128");
+    assert_eq!(s.names(UpstreamSet::ALL), "a:3128 or b:3128");
     let fake = Fake {
         vars: [("WAYLEAVE_UPSTREAM_PROXY", " one=a  two=https://b ")].into_iter().collect(),
         ..Fake::default()
     };
-    assert_eq!(Settings::read(&cli(""), &fake).unwrap().upstreams.names(), "one or two");
-    assert_eq!(Settings::read(&cli("--upstream-proxy c"), &fake).unwrap().upstreams.names(), "c:3128");
+    assert_eq!(Settings::read(&cli(""), &fake).unwrap().upstreams.names(UpstreamSet::ALL), "one or two");
+    assert_eq!(
+        Settings::read(&cli("--upstream-proxy c"), &fake).unwrap().upstreams.names(UpstreamSet::ALL),
+        "c:3128"
+    );
     for (args, part) in [
         ("--upstream-proxy a --upstream-proxy http://a:3128", "give them names"),
         ("--upstream-proxy x=a --upstream-proxy x=b", "another upstream x"),
@@ -343,6 +347,11 @@ fn several_upstreams_and_how_they_are_used() {
             "leave one of the two out",
         ),
         ("--upstream-proxy a --upstream-ca /ca.pem", "write https://"),
+        ("--upstream-ca /ca.pem", "give --upstream-proxy too"),
+        ("--upstream-policy failover", "give --upstream-proxy too"),
+        ("--when-upstream-down direct", "give --upstream-proxy too"),
+        ("--forwarded forwarded", "give --upstream-proxy too"),
+        ("--connect-header A:b", "give --upstream-proxy too"),
     ] {
         let err = read(args).unwrap_err().to_string();
         assert!(err.contains(part), "{args}: {err}");
@@ -380,4 +389,18 @@ fn what_makes_no_sense_names_its_source_and_the_remedy() {
     assert_eq!(err.exit_code(), 78);
     let err = Settings::read(&cli("--allow-file /none"), &outside).unwrap_err();
     assert!(err.to_string().contains("/none"), "{err}");
+}
+
+/// As `--policy <(generate)` has it: at the next reading it is at its end, which must not count as an empty policy.
+#[test]
+fn a_pipe_is_read_once() {
+    let (read, mut write) = io::pipe().unwrap();
+    io::Write::write_all(&mut write, b"allow a.example\n").unwrap();
+    drop(write);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&read));
+    assert_eq!(Process.read(Path::new(&path)).unwrap(), "allow a.example\n");
+    let err = Process.read(Path::new(&path)).unwrap_err().to_string();
+    assert!(err.contains("this pipe") && err.ends_with("write a file"), "{err}");
+    // What is empty and can be read again is empty.
+    assert_eq!(Process.read(Path::new("/dev/null")).unwrap(), "");
 }

@@ -129,14 +129,22 @@ pub enum Forwarded {
 }
 
 impl Forwarded {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self::Off),
-            "forwarded" => Ok(Self::Forwarded),
-            "x-forwarded-for" => Ok(Self::XForwardedFor),
-            "proxy-v2" => Ok(Self::ProxyV2),
-            _ => Err("write off, forwarded, x-forwarded-for or proxy-v2".to_owned()),
+    const ALL: [Self; 4] = [Self::Off, Self::Forwarded, Self::XForwardedFor, Self::ProxyV2];
+
+    /// The word of the flag.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Forwarded => "forwarded",
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::ProxyV2 => "proxy-v2",
         }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|how| how.word() == text);
+        found.ok_or_else(|| "write off, forwarded, x-forwarded-for or proxy-v2".to_owned())
     }
 }
 

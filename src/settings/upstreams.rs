@@ -4,7 +4,7 @@ use super::upstream::{self, Forwarded, Kind, Upstream, UpstreamPolicy, WhenDown,
 use super::{Given, Reader, SettingsError, values};
 use crate::cli::Flags;
 use crate::connect::Field;
-use crate::policy::MAX_UPSTREAMS;
+use crate::policy::{MAX_UPSTREAMS, UpstreamSet};
 use std::path::{Path, PathBuf};
 
 const SPARES: usize = 16;
@@ -49,16 +49,15 @@ impl Upstreams {
         self.all.is_empty()
     }
 
-    /// The names, to be put into a sentence: `paris, lyon or oslo`.
+    /// The names of those in the set, to be put into a sentence: `paris, lyon or oslo`.
     #[must_use]
-    pub fn names(&self) -> String {
-        match self.all.as_slice() {
-            [] => String::new(),
-            [one] => one.name.to_string(),
-            [first @ .., last] => {
-                let first: Vec<&str> = first.iter().map(|one| &*one.name).collect();
-                format!("{} or {last}", first.join(", "))
-            }
+    pub fn names(&self, set: UpstreamSet) -> String {
+        let some = (0_u8..).zip(&self.all).filter(|(place, _)| set.contains(*place));
+        let names: Vec<&str> = some.map(|(_, one)| &*one.name).collect();
+        match names.split_last() {
+            None => String::new(),
+            Some((one, [])) => (*one).to_owned(),
+            Some((last, first)) => format!("{} or {last}", first.join(", ")),
         }
     }
 
@@ -99,6 +98,9 @@ impl Upstreams {
 pub(super) fn read(cli: &Flags, r: &Reader<'_>) -> Result<Upstreams, SettingsError> {
     let carry = &cli.carry;
     let all = read_all(cli, r)?;
+    if all.is_empty() {
+        without_upstream(cli, r)?;
+    }
     let policy = r.parsed("upstream-policy", carry.upstream_policy.as_ref(), UpstreamPolicy::parse)?;
     let when_down = r.parsed("when-upstream-down", carry.when_upstream_down.as_ref(), |text| match text {
         "fail" => Ok(WhenDown::Fail),
@@ -122,6 +124,24 @@ pub(super) fn read(cli: &Flags, r: &Reader<'_>) -> Result<Upstreams, SettingsErr
         spares: if all.is_empty() { 0 } else { spares.unwrap_or(SPARES) },
         all,
     })
+}
+
+/// What is said of upstreams where there is none is a mistake: one was meant to be there.
+fn without_upstream(cli: &Flags, r: &Reader<'_>) -> Result<(), SettingsError> {
+    let carry = &cli.carry;
+    let of_upstreams = [
+        r.one("upstream-policy", carry.upstream_policy.as_ref())?,
+        r.one("when-upstream-down", carry.when_upstream_down.as_ref())?,
+        r.one("forwarded", carry.forwarded.as_ref())?.filter(|given| given.text != "off"),
+        r.one("upstream-ca", carry.upstream_ca.as_ref())?,
+        r.all("connect-header", &carry.connect_header)?.into_iter().next(),
+    ];
+    match of_upstreams.into_iter().flatten().next() {
+        Some(given) => {
+            Err(given.wrong_unseen("there is no upstream to use it for: give --upstream-proxy too"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether each of the upstreams can be told in this way.
@@ -166,7 +186,13 @@ fn read_credentials(r: &Reader<'_>, given: &Given, all: &mut [Upstream]) -> Resu
         (Some(name), path) if all.iter().any(|one| *one.name == *name) => (Some(name), path),
         _ => (None, given.text.as_str()),
     };
-    let mode = r.0.mode(Path::new(path)).map_err(|err| given.wrong(err))?;
+    let mode = r.0.mode(Path::new(path)).map_err(|err| match (name, named(&given.text).0) {
+        (None, Some(unknown)) => {
+            let known: Vec<&str> = all.iter().map(|one| &*one.name).collect();
+            given.wrong(format!("{err}; and no upstream is called {unknown}, only {}", known.join(", ")))
+        }
+        _ => given.wrong(err),
+    })?;
     if mode & 0o007 != 0 {
         return Err(given.wrong(format!("it is open to everyone on this machine: chmod o= {path}")));
     }

@@ -24,6 +24,9 @@ pub(super) struct Fields<'a> {
     pub(super) decision: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub(super) rule: Option<Cow<'a, str>>,
+    /// The rule is for some clients or some ports only.
+    #[serde(default)]
+    pub(super) conditional: bool,
     /// What would have been decided, where denying is only tried out.
     #[serde(borrow)]
     pub(super) audit: Option<Cow<'a, str>>,
@@ -122,6 +125,7 @@ fn text(line: &str) -> Option<Fields<'_>> {
             "no_host" => fields.no_host = word,
             "decision" => fields.decision = word,
             "rule" => fields.rule = word,
+            "conditional" => fields.conditional = value.parse().ok()?,
             "audit" => fields.audit = word,
             "forged" => fields.forged = value.parse().ok()?,
             "up" => fields.up = value.parse().ok()?,

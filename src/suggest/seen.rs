@@ -86,8 +86,9 @@ pub(super) fn meaning<'a>(fields: &'a Fields<'_>) -> Meaning<'a> {
 fn outcome<'a>(fields: &'a Fields<'_>, denied: bool) -> Result<(), Obstacle<'a>> {
     let rule = fields.rule.as_deref();
     let would_end = fields.audit.as_deref().and_then(cause);
-    // What only the default would deny, or a last rule for everything, is what a whitelist is to be made for.
-    let of_the_rest = |rule: &str| matches!(rule, "default" | "deny:*" | "deny:**");
+    // What only the default would deny, or a last rule for everything, is what a whitelist is to be made for. A rule that
+    // is for some clients or some ports only is no last one: what it denies, somebody meant to deny.
+    let of_the_rest = |rule: &str| matches!(rule, "default" | "deny:*" | "deny:**") && !fields.conditional;
     let audit = would_end == Some(Cause::Denied) && !rule.is_some_and(of_the_rest);
     if denied || audit {
         return Err(Obstacle::Denied { rule: rule.and_then(printable), audit });

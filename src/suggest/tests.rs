@@ -198,6 +198,15 @@ fn what_was_not_simply_carried() {
             "would have been denied once by deny:**.example.com",
         ),
         (json!({ "audit": "denied", "rule": "ech" }), "would have been denied once by ech"),
+        // For some clients only, or some ports.
+        (
+            json!({ "audit": "denied", "rule": "deny:*", "line": 7, "conditional": true }),
+            "would have been denied once by deny:*",
+        ),
+        (
+            json!({ "audit": "denied", "rule": "deny:**", "line": 7, "conditional": true }),
+            "would have been denied once by deny:**",
+        ),
         (json!({ "audit": "forged", "forged": true }), "forged once: the address was none of the name's"),
         (json!({ "audit": "prohibited-address" }), "never carried: prohibited-address"),
         (json!({ "forged": true }), "forged once: the address was none of the name's"),
@@ -211,6 +220,7 @@ fn what_was_not_simply_carried() {
     for allowed in [
         json!({ "audit": "denied", "rule": "default" }),
         json!({ "audit": "denied", "rule": "deny:*", "line": 9 }),
+        json!({ "audit": "denied", "rule": "deny:**", "line": 9, "conditional": false }),
         json!({ "rule": "allow:*.example.com" }),
         json!({ "rule": "tunnel:**" }),
         json!({ "forged": false }),

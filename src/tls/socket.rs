@@ -4,9 +4,9 @@
 //! - The end of data is the other side's `close_notify`. Its direction is over then, and ours is not: half-close works
 //!   (RFC 8446 section 6.1; TLS 1.2 does not have it, but those who speak it do not mind).
 //! - An end of the connection without that is a truncation, an error like a reset, and the relay makes it one: anybody on
-//!   the way can end a TCP connection, and a reply that has its end for its length would look complete. It costs only
-//!   those nothing whose protocol has an end of its own. Squid, stunnel, HAProxy and Go's TLS all say `close_notify`
-//!   when they close; curl calls its absence an error too, unless a length says that all is there.
+//!   the way can end a TCP connection, and a reply that has no length of its own would look complete (RFC 9112 section
+//!   9.8 calls it complete only behind a `close_notify`). Those whose protocol has an end of its own lose nothing by it:
+//!   what came before is delivered. Squid and stunnel say `close_notify` whenever they close in order.
 //!
 //! What is written is encrypted at once, and can be sent only whole and only once: so what the system did not take stays
 //! here, and one octet of it is not reported as written until it has. The writer, who must come back with that octet,
@@ -60,9 +60,15 @@ impl Handshake {
     /// # Errors
     /// The other side is not who it should be, speaks no TLS that we do, or is gone.
     pub async fn finish(self, socket: Socket) -> Result<TlsSocket, TlsError> {
-        let tls = TlsSocket { socket, state: Mutex::new(State { session: self.session, owes: false }) };
-        poll_fn(|cx| tls.poll_handshake(cx)).await?;
+        let tls = self.on(socket);
+        tls.shaken().await?;
         Ok(tls)
+    }
+
+    /// Goes on over this connection, on which all of the first flight was sent: see [`TlsSocket::shaken`].
+    #[must_use]
+    pub fn on(self, socket: Socket) -> TlsSocket {
+        TlsSocket { socket, state: Mutex::new(State { session: self.session, owes: false }) }
     }
 }
 
@@ -91,12 +97,25 @@ impl TlsSocket {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for the end of the handshake: nothing is read or written before.
+    ///
+    /// # Errors
+    /// Those of [`Handshake::finish`].
+    pub async fn shaken(&self) -> Result<(), TlsError> {
+        poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
     /// When it is dropped, what was written is delivered, and then comes the end of data, in TLS if it can be sent at once.
     pub fn close_in_order(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.session.say_end();
         let _ = state.flush(&self.socket, true);
         self.socket.close_in_order();
+    }
+
+    /// The connection without TLS: to be watched, and for options. What is read from it or written to it breaks TLS.
+    pub const fn tcp(&self) -> &Socket {
+        &self.socket
     }
 
     /// For options.

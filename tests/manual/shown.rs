@@ -1,7 +1,10 @@
-//! What README and the manuals show: the policies are read by the program, and its answers are those that are shown.
+//! What README and the manuals show: the policies and the command lines are read by the program, and its answers are those
+//! that are shown. So are the settings that are shipped.
 #![allow(clippy::arithmetic_side_effects)]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,6 +15,15 @@ use wayleave::policy::Verb;
 const FOLDER: &str = "/etc/wayleave/";
 /// For lists, of sources as well as of destinations.
 const LISTED: &str = "198.51.100.0/24\n";
+/// What the documents name there, besides policies and lists, and the mode of each.
+const FILES: &[(&str, &str, u32)] = &[
+    ("wrong", WRONG, 0o644),
+    ("allow", "deb.debian.org\n", 0o644),
+    ("upstream-credentials", "user:password\n", 0o600),
+    ("paris", "user:password\n", 0o600),
+    ("lyon", "user:password\n", 0o600),
+    ("oslo", "user:password\n", 0o600),
+];
 /// What `wayleave check` is shown to complain of.
 const WRONG: &str = "allow github.com, *.git*hub.com\nallow a.example b.example\n";
 
@@ -59,6 +71,35 @@ fn of_manual(path: &str) -> Vec<Block> {
         .collect()
 }
 
+/// The words of a command line as a shell has them, of which the documents need single quotes only.
+fn words(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (number, piece) in command.split('\'').enumerate() {
+        match number % 2 {
+            0 => words.extend(piece.split_whitespace().map(str::to_owned)),
+            _ => words.push(piece.to_owned()),
+        }
+    }
+    assert_eq!(command.matches('\'').count() % 2, 0, "{command}");
+    words
+}
+
+/// The daemon's command lines that a document shows, each without the program's name: they begin with it and a flag. What
+/// a shell makes of the rest, from its first redirection on, is the shell's.
+fn command_lines(text: &str) -> Vec<String> {
+    let text = text.replace("\\&", "").replace("\\-", "-").replace("\\e\n", " ").replace("\\\n", " ");
+    let all = text.lines().filter_map(|line| line.strip_prefix("wayleave "));
+    let daemons = all.filter(|line| line.starts_with('-'));
+    daemons.map(|line| line.split(" 2>").next().unwrap().to_owned()).collect()
+}
+
+/// `WAYLEAVE_NAME=value`, quoted or not, as in an environment file; `NO_PROXY` and `ALLOWED_HOSTS` too.
+fn variable(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once('=')?;
+    let is_ours = name.starts_with("WAYLEAVE_") || ["NO_PROXY", "ALLOWED_HOSTS"].contains(&name);
+    is_ours.then(|| (name.to_owned(), value.trim_matches('"').to_owned()))
+}
+
 fn answer(text: &str) -> Block {
     let joined = text.replace("\\\n", " ");
     let (command, shown) = joined.split_once('\n').unwrap();
@@ -75,8 +116,24 @@ impl Folder {
         // What a test that failed has left.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
-        fs::write(path.join("wrong"), WRONG).unwrap();
-        Self(path)
+        let folder = Self(path);
+        for (name, text, mode) in FILES {
+            let path = folder.0.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
+        }
+        folder
+    }
+
+    /// Makes the certificate that the documents trust. It is real, for it may be looked at.
+    fn certificate(&self) {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+        openssl.args(["-subj", "/CN=ca", "-keyout", "/dev/null", "-out"]).arg(self.0.join("ca.pem"));
+        let made = openssl
+            .output()
+            .unwrap_or_else(|err| panic!("openssl: {err}: apt-get install openssl (tests/run does it)"));
+        assert!(made.status.success(), "{made:?}");
     }
 
     fn name(&self) -> String {
@@ -96,17 +153,42 @@ impl Folder {
 
     /// Runs the program as the documents write it, and says what it prints as they would.
     fn run(&self, command: &str, stdin: &str) -> (Output, String) {
-        let command = command.replace(FOLDER, &self.name());
-        let mut words = command.split_whitespace();
-        assert_eq!(words.next(), Some("wayleave"), "{command}");
+        self.run_with(command, &[], stdin)
+    }
+
+    /// The same, with more in its environment.
+    fn run_with(&self, command: &str, environment: &[(String, String)], stdin: &str) -> (Output, String) {
+        let mut words = words(command).into_iter().map(|word| word.replace(FOLDER, &self.name()));
+        assert_eq!(words.next().as_deref(), Some("wayleave"), "{command}");
         let mut wayleave = Command::new(env!("CARGO_BIN_EXE_wayleave"));
-        let output = feed(wayleave.args(words).env_clear().env("NO_PROXY", "localhost"), stdin);
+        let environment = environment.iter().map(|(name, value)| (name, value.replace(FOLDER, &self.name())));
+        wayleave.args(words).env_clear().env("NO_PROXY", "localhost").envs(environment);
+        let output = feed(&mut wayleave, stdin);
         let said = [&output.stdout, &output.stderr].map(|said| String::from_utf8(said.clone()).unwrap());
         (output, said.concat().replace(&self.name(), FOLDER))
     }
 
+    /// Reads the policy with the upstreams that it names; with one, if it names none.
     fn check(&self) -> (Output, String) {
-        self.run("wayleave check --policy /etc/wayleave/policy --upstream-proxy proxy.example.com:3128", "")
+        let policy = fs::read_to_string(self.0.join("policy")).unwrap();
+        let rules = policy.lines().map(|line| line.split('#').next().unwrap_or_default());
+        let named = rules.filter_map(|rule| rule.split_once(" via ")).flat_map(|(_, names)| names.split(','));
+        let named: BTreeSet<&str> = named.map(str::trim).collect();
+        let mut command = "wayleave check --policy /etc/wayleave/policy".to_owned();
+        match named.is_empty() {
+            true => command.push_str(" --upstream-proxy proxy.example.com:3128"),
+            false => named
+                .iter()
+                .for_each(|name| command.push_str(&format!(" --upstream-proxy {name}={name}.example"))),
+        }
+        self.run(&command, "")
+    }
+
+    /// Whether the daemon would take it: the command line without what begins it, this in the environment.
+    #[track_caller]
+    fn assert_taken(&self, flags: &str, environment: &[(String, String)]) {
+        let (output, said) = self.run_with(&format!("wayleave check {flags}"), environment, "");
+        assert!(output.status.success(), "wayleave {flags} {environment:?}: {said}");
     }
 }
 
@@ -194,12 +276,12 @@ fn hold(name: &str, blocks: &[Block], policies: usize, answers: usize) {
 
 #[test]
 fn readme_shows_what_the_program_says() {
-    hold("readme", &of_readme(), 2, 4);
+    hold("readme", &of_readme(), 4, 4);
 }
 
 #[test]
 fn the_manual_of_policies_shows_what_the_program_says() {
-    hold("policy", &of_manual("man/wayleave-policy.5"), 5, 3);
+    hold("policy", &of_manual("man/wayleave-policy.5"), 6, 3);
 }
 
 /// As it is shipped, and with all that it has as comments.
@@ -220,4 +302,96 @@ fn the_policy_to_begin_with_is_one() {
         let (output, said) = folder.check();
         assert!(output.status.success() && !said.contains("To be looked at"), "{said}");
     }
+}
+
+#[test]
+fn every_command_line_that_is_shown_is_taken() {
+    let of_8 = || of_manual("man/wayleave.8");
+    let of_5 = || of_manual("man/wayleave-policy.5");
+    for (document, blocks, count) in
+        [("README.md", of_readme(), 4), ("man/wayleave.8", of_8(), 9), ("man/wayleave-policy.5", of_5(), 1)]
+    {
+        let lines = command_lines(&read(document));
+        assert_eq!(lines.len(), count, "{document}: {lines:#?}");
+        let folder = Folder::new(&format!("lines-{}", document.replace('/', "-")));
+        for line in lines {
+            folder.policy("");
+            folder.assert_taken(&line, &[]);
+            if !line.contains("--policy ") || !line.contains("--upstream-proxy ") {
+                continue;
+            }
+            // It has upstreams for a policy that is shown beside it.
+            let goes_with = |block: &Block| match block {
+                Block::Policy(text) if text.contains(" via ") => {
+                    folder.policy(text);
+                    folder.run(&format!("wayleave check {line}"), "").0.status.success()
+                }
+                _ => false,
+            };
+            assert!(blocks.iter().any(goes_with), "{document}: no policy there goes with {line}");
+        }
+    }
+}
+
+/// README's lines for /etc/default/wayleave, in blocks and in what is echoed into it.
+#[test]
+fn every_variable_that_readme_shows_is_taken() {
+    let readme = read("README.md");
+    // A command with a variable in front is for a shell.
+    let lines = readme.lines().filter(|line| !line.contains(" docker "));
+    let lines = lines.map(|line| line.trim().trim_start_matches("echo '"));
+    let variables: Vec<_> = lines.filter_map(|line| variable(line.split("' >>").next().unwrap())).collect();
+    assert_eq!(variables.len(), 4, "{variables:?}");
+    let folder = Folder::new("variables");
+    folder.policy("allow github.com\n");
+    for variable in variables {
+        folder.assert_taken("", &[variable]);
+    }
+}
+
+/// As it is shipped all of it is a comment; each line, and all of them together, mean what they say.
+#[test]
+fn the_settings_to_begin_with_are_some() {
+    let shipped = read("contrib/default/wayleave");
+    let variables: Vec<_> = shipped.lines().filter_map(|line| variable(line.strip_prefix('#')?)).collect();
+    assert!(shipped.lines().all(|line| line.is_empty() || line.starts_with('#')));
+    assert_eq!(variables.len(), 17, "{variables:?}");
+    let folder = Folder::new("default");
+    folder.certificate();
+    folder.policy(&read("contrib/default/policy"));
+    let https = ("WAYLEAVE_UPSTREAM_PROXY".to_owned(), "https://proxy.example.com".to_owned());
+    for variable in &variables {
+        let mut alone = vec![variable.clone()];
+        if variable.0 == "WAYLEAVE_UPSTREAM_CA" {
+            alone.push(https.clone());
+        }
+        folder.assert_taken("", &alone);
+    }
+    // Of two the second counts, as systemd has it.
+    folder.assert_taken("", &variables);
+}
+
+/// The drop-in as it is shipped, and for several upstreams.
+#[test]
+fn the_credentials_that_systemd_hands_over_are_taken() {
+    let dropin = read("contrib/systemd/credentials.conf");
+    let upstreams = "--upstream-proxy paris=http://a.example --upstream-proxy lyon=socks5://b.example";
+    let folder = Folder::new("credentials");
+    let mut found = Vec::new();
+    let lines: Vec<&str> = dropin.lines().map(|line| line.trim_start_matches('#')).collect();
+    let given: Vec<(&str, &str)> =
+        lines.iter().filter_map(|line| line.strip_prefix("LoadCredential=")?.split_once(':')).collect();
+    for line in lines.iter().filter_map(|line| line.strip_prefix("Environment=")) {
+        let (name, mut value) = variable(line.trim_matches('"')).unwrap();
+        for (id, file) in &given {
+            value = value.replace(&format!("%d/{id}"), file);
+        }
+        assert!(!value.contains('%'), "{value}");
+        folder.assert_taken(upstreams, &[(name, value.clone())]);
+        found.push(value);
+    }
+    assert_eq!(
+        found,
+        ["/etc/wayleave/upstream-credentials", "paris=/etc/wayleave/paris lyon=/etc/wayleave/lyon"]
+    );
 }

@@ -71,8 +71,7 @@ fn client_half_closes_while_we_dial() {
         stream.write_all(digest.line().as_bytes())?;
         stream.write_all(&reply)
     });
-    // As an upstream that knows half-closed tunnels wants it.
-    let daemon = lab.daemon(&["--upstream-proxy", &upstream.url(), "--half-close", "forward"]);
+    let daemon = lab.daemon(&["--upstream-proxy", &upstream.url()]);
     let firsts = [get("www.example.com").into_bytes(), hello("www.example.com"), UNKNOWN.to_vec()];
     for (asked, first) in firsts.into_iter().enumerate() {
         let mut stream = lab.connect(&format!("[{WEB_V6}]:443"));

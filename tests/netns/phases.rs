@@ -287,7 +287,7 @@ fn play(lab: &Lab, seed: u64, through_upstream: bool, with_pipes: bool) {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
             serve(stream)
         });
-        let flags = vec!["--upstream-proxy".to_owned(), upstream.url()];
+        let flags = vec!["--half-close=auto".to_owned(), "--upstream-proxy".to_owned(), upstream.url()];
         (upstream.server, flags)
     } else {
         (lab.server(80, serve), Vec::new())

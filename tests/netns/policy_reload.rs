@@ -419,6 +419,38 @@ fn a_hup_while_a_file_hangs_is_not_lost() {
     assert!(!reading());
 }
 
+/// A pipe is read once: that it is at its end the next time does not mean that everything is denied from now on.
+#[test]
+fn a_policy_out_of_a_pipe_is_not_emptied_by_a_hup() {
+    let lab = Lab::router();
+    let _server = lab.mirror(80);
+    lab.load_rules();
+    let pipe = lab.folder().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o644)).unwrap();
+    std::os::unix::fs::chown(&pipe, Some(lab.uid()), None).unwrap();
+    let path = pipe.to_str().unwrap();
+    let daemon = thread::scope(|scope| {
+        scope.spawn(|| fs::write(&pipe, "allow www.example.com\n").unwrap());
+        lab.daemon(&["--policy", path])
+    });
+    let good = || assert_eq!(rule(&lab, &daemon, WEB, "www.example.com"), "allow:www.example.com@1");
+    good();
+    let said = thread::scope(|scope| {
+        // Waits until it is read, and has nothing to say.
+        scope.spawn(|| fs::write(&pipe, "").unwrap());
+        hup(&daemon, UNCHANGED)
+    });
+    assert!(said.contains(path) && said.contains("nothing comes out of this pipe"), "{said}");
+    good();
+    // Somebody who writes it anew is heard.
+    thread::scope(|scope| {
+        scope.spawn(|| fs::write(&pipe, "#\nallow www.example.com\n").unwrap());
+        hup(&daemon, READ_AGAIN)
+    });
+    daemon.has_read_again();
+    assert_eq!(rule(&lab, &daemon, WEB, "www.example.com"), "allow:www.example.com@2");
+}
+
 /// A debug build reads some hundred thousand names in the time that a release build takes for some million: the size is
 /// what lets this test take a few seconds. What matters is that connections are made and answered meanwhile.
 #[test]

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
 
 use crate::support::client::{Said, read_exactly};
+use crate::support::clients::{ONE_V4, TWO_V4};
 use crate::support::tools::{command, feed, text};
 use crate::support::{Daemon, Lab, WEB_V4};
 
@@ -155,6 +156,40 @@ fn the_text_form_will_do() {
     assert!(said.out.contains(&format!(" {} of them in the text form\n", URLS.len() + 2)), "{}", said.out);
     // Diagnostics in this form are not told from anything else.
     assert!(said.err.contains("neither JSON nor a record in the text form"), "{}", said.err);
+}
+
+/// What is denied to some clients was meant to be denied to them, and is suggested to nobody.
+#[test]
+fn what_an_audit_would_deny_to_some_is_left_to_be_decided() {
+    let lab = Lab::router();
+    let _server = lab.mirror(80);
+    lab.load_rules();
+    lab.second_client();
+    let policy = lab
+        .file("policy", &format!("deny * from {ONE_V4}\ndeny ** port 81\nallow www.example.com\ndeny *\n"));
+    for format in ["json", "text"] {
+        let daemon = lab.daemon(&["--policy", &policy, "--audit", "--log-format", format]);
+        for (client, address, host) in [
+            (ONE_V4, "198.51.100.30:80", "third.example.org"),
+            (TWO_V4, "192.0.2.20:80", "other.example.net"),
+            (TWO_V4, "192.0.2.10:80", "www.example.com"),
+        ] {
+            let (_, answer) = lab.get_from(client, address, host);
+            assert!(answer.starts_with(address), "{host}: {answer}");
+        }
+        daemon.term();
+        assert!(daemon.wait_exit().success());
+        let log = daemon.log().join("\n");
+        assert_eq!(log.matches("conditional").count(), 1, "{log}");
+        let said = suggest(&[], &log);
+        assert_eq!(
+            rows(&said.out),
+            ["other.example.net", "www.example.com", "# third.example.org"],
+            "{}",
+            said.out
+        );
+        assert!(said.out.contains("would have been denied once by deny:*\n"), "{}", said.out);
+    }
 }
 
 /// One carried connection.

@@ -83,20 +83,6 @@ fn where_a_form_is_taken_a_refusal_is_about_the_destination() {
 }
 
 #[test]
-fn that_names_are_taken_is_never_forgotten() {
-    let learned = Learned::default();
-    let now = Instant::now();
-    learned.took(&address("192.0.2.1", 443), now);
-    learned.differs(&name("a.example", 443), now);
-    assert!(!learned.takes_names());
-    learned.differs(&address("192.0.2.1", 22), now);
-    assert!(learned.takes_names(), "the name in its place");
-    let learned = Learned::default();
-    learned.took(&name("a.example", 443), now);
-    assert!(learned.takes_names());
-}
-
-#[test]
 fn what_is_refused_in_both_is_asked_once_and_others_are_not_lost_for_it() {
     for form in [Form::Name, Form::Address] {
         let learned = Learned::default();

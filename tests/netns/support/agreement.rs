@@ -29,7 +29,7 @@ const AT_ONCE: usize = 4;
 const TO_END: Duration = Duration::from_secs(2);
 
 /// What explain and the record of a connection have both.
-const SAME: [&str; 4] = ["decision", "rule", "line", "route"];
+const SAME: [&str; 5] = ["decision", "rule", "line", "conditional", "route"];
 
 /// What the daemon writes when it was told to read its files again.
 const READ_AGAIN: [&str; 2] = ["policy read again", "the policy stays as it was"];

@@ -101,6 +101,10 @@ impl Start<'_> {
         if !self.args.iter().any(|arg| arg.starts_with("--log-format")) {
             command.args(["--log-format", "json"]);
         }
+        // Most tests end their client's side first, and most of their upstreams know half-closed tunnels: to hold that end
+        // back (the default) would cost each such connection seconds. A test that is about it gives the flag, or empties
+        // this.
+        command.env("WAYLEAVE_HALF_CLOSE", "forward");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let start = if self.stalled { Process::start_stalled } else { Process::start };
         let process = start("wayleave", &mut command);
