@@ -125,7 +125,7 @@ fn squid_sees_the_client_behind_proxy_v2() {
             }
         });
         wait::holds("ten of each", || [TWO_V4, TWO_V6].map(lines) == before.map(|count| count + 10));
-        assert!(daemon.log().iter().any(|line| line.contains("on a spare connection")));
+        daemon.line("on a spare connection");
         for (client, address) in [(ONE_V4, WEB_V4), (ONE_V6, V6)] {
             let mut stream = lab.connect_from(client, &format!("{address}:443"));
             stream.write_all(&hello("www.example.com")).unwrap();
