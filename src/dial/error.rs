@@ -302,6 +302,12 @@ impl DialError {
         }
     }
 
+    /// The upstream has spoken: what became of others before it explains nothing.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. })
+    }
+
     /// The upstream may have refused the form in which the destination was written, and not the destination: by a rule
     /// against it (any 4xx that is not about credentials, time or number), because it does not do that (501), or because
     /// it could not resolve the name and says so.

@@ -88,6 +88,12 @@ impl Health {
         self.heard_at.load(Ordering::Relaxed) > self.millis(moment)
     }
 
+    /// When it last answered anybody, to the millisecond, if that was after this moment.
+    pub(super) fn last_heard(&self, moment: Instant) -> Option<Instant> {
+        let after_began = Duration::from_millis(self.heard_at.load(Ordering::Relaxed).saturating_sub(1));
+        if self.heard_since(moment) { self.began.checked_add(after_began) } else { None }
+    }
+
     /// It answered, whatever it said.
     pub(super) fn heard(&self, now: Instant) {
         self.heard_at.store(self.millis(now), Ordering::Relaxed);

@@ -174,7 +174,7 @@ impl Upstreams {
                     self.member(UpstreamId(*id)).map(|member| member.open.load(Ordering::Relaxed))
                 });
             }
-            // The highest of the numbers that client and upstream give together (rendezvous hashing): when one is gone, only
+            // The lowest of the numbers that client and upstream give together (rendezvous hashing): when one is gone, only
             // its own clients go elsewhere.
             UpstreamPolicy::SourceHash => ids.sort_by_cached_key(|id| {
                 let mut hasher = DefaultHasher::new();

@@ -52,13 +52,18 @@ impl Upstreams {
     /// The names, to be put into a sentence: `paris, lyon or oslo`.
     #[must_use]
     pub fn names(&self) -> String {
-        match self.all.as_slice() {
+        self.names_of(|_| true)
+    }
+
+    /// The same, of those at places for which this holds.
+    #[must_use]
+    pub fn names_of(&self, holds: impl Fn(u8) -> bool) -> String {
+        let all = (0_u8..).zip(&self.all).filter(|(place, _)| holds(*place));
+        let names: Vec<&str> = all.map(|(_, one)| &*one.name).collect();
+        match names.as_slice() {
             [] => String::new(),
-            [one] => one.name.to_string(),
-            [first @ .., last] => {
-                let first: Vec<&str> = first.iter().map(|one| &*one.name).collect();
-                format!("{} or {last}", first.join(", "))
-            }
+            [one] => (*one).to_owned(),
+            [first @ .., last] => format!("{} or {last}", first.join(", ")),
         }
     }
 

@@ -58,3 +58,7 @@ mod suggest;
 mod support;
 mod support_test;
 mod upstream;
+mod upstreams_choice;
+mod upstreams_down;
+mod upstreams_load;
+mod upstreams_names;
