@@ -14,6 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 
+#[cfg(test)]
+mod tests;
+
 /// All of them.
 #[derive(Debug)]
 pub struct Upstreams {

@@ -5,15 +5,19 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::crowd::pass;
 use crate::support::upstreams::{Fragile, Hurt, Origin, Went, end, said, said_times};
-use crate::support::{Daemon, Lab, wait};
+use crate::support::{Lab, wait};
 
 /// Clients that connect, talk, end and connect again.
 const BUSY: usize = 12;
+
+/// Between two of a client's.
+const PAUSE: Duration = Duration::from_millis(60);
 
 /// Connections that stay open all the time.
 const LASTING: usize = 30;
@@ -29,16 +33,16 @@ fn count(records: &[Value], holds: impl Fn(&Value) -> bool) -> usize {
 
 #[test]
 fn failover_under_load() {
-    under_load("failover", &[0, 1]);
+    under_load("failover", &[0], 0);
 }
 
 #[test]
 fn round_robin_under_load() {
-    under_load("round-robin", &[1, 2]);
+    under_load("round-robin", &[1, 2], 1);
 }
 
-/// What is hurt in turn are those at these places, in each way.
-fn under_load(policy: &str, hurt: &[usize]) {
+/// What is hurt in turn are those at these places, in each way. Of those that are used at first, so many are never killed.
+fn under_load(policy: &str, hurt: &[usize], never_killed: usize) {
     let lab = Lab::router();
     let origin = lab.origin();
     lab.load_rules();
@@ -80,7 +84,32 @@ fn under_load(policy: &str, hurt: &[usize]) {
         busy.into_iter().map(|busy| busy.join().unwrap()).sum()
     });
     let alive = survivors(lasting);
-    report(policy, &daemon, &origin, visits, &ended.into_inner().unwrap(), alive, hurt.len());
+    let ended = ended.into_inner().unwrap();
+    // Of those that last, the ones whose proxy was never killed.
+    assert_eq!(alive, LASTING / all.len() * never_killed, "{policy}");
+
+    let records = daemon.wait_records(visits + LASTING);
+    assert_eq!(records.len(), visits + LASTING, "one record each");
+    let kept = count(&records, |r| r["end"] == "closed");
+    let retried = count(&records, |r| r.get("retries").is_some());
+    let cut: Vec<_> = records.iter().filter(|r| r["end"] != "closed").collect();
+    let lost: Vec<_> = cut.iter().filter(|r| !was_carried(r)).collect();
+    println!(
+        "{policy}: {visits} connections and {LASTING} lasting ones: {kept} kept, {retried} of them through another \
+         upstream than was tried first, {} cut off along with the proxy that carried them, {} lost, {} sent twice; {alive} \
+         lasting ones outlived it all",
+        cut.len(),
+        lost.len(),
+        origin.doubled()
+    );
+    assert!(lost.is_empty(), "could have been kept: {lost:?}");
+    assert!(retried > 0, "none was ever in the way");
+    assert_eq!(origin.doubled(), 0, "sent twice");
+    assert!(visits >= 300, "{visits} are no load");
+    // Those that were carried just when their proxy was killed, or its connections were rejected: no more than there were.
+    let cuts = 2 * hurt.len();
+    assert!(ended.len() <= cuts * BUSY, "{} ended early", ended.len());
+    assert!(cut.len() <= cuts * (BUSY + LASTING), "{} were cut off", cut.len());
 }
 
 struct OnDrop<'a>(&'a AtomicBool);
@@ -100,6 +129,8 @@ fn keep_busy(lab: &Lab, origin: &Origin, over: &AtomicBool, ended: &Mutex<Vec<u6
             Went::Well(stream) => end(stream),
             Went::Ended(number) => ended.lock().unwrap().push(number),
         }
+        // Hundreds of connections, not tens of thousands.
+        thread::sleep(PAUSE);
     }
     visits
 }
@@ -114,37 +145,4 @@ fn survivors(streams: Vec<TcpStream>) -> usize {
         }
     }
     alive
-}
-
-fn report(
-    policy: &str,
-    daemon: &Daemon,
-    origin: &Origin,
-    visits: usize,
-    ended: &[u64],
-    alive: usize,
-    killed: usize,
-) {
-    let records = daemon.wait_records(visits + LASTING);
-    assert_eq!(records.len(), visits + LASTING, "one record each");
-    let kept = count(&records, |r| r["end"] == "closed");
-    let retried = count(&records, |r| r.get("retries").is_some());
-    let cut: Vec<_> = records.iter().filter(|r| r["end"] != "closed").collect();
-    let lost: Vec<_> = cut.iter().filter(|r| !was_carried(r)).collect();
-    println!(
-        "{policy}: {visits} connections and {LASTING} lasting ones, {kept} kept, {retried} of them went on through \
-         another upstream, {} cut off with the proxy that carried them, {} lost; {alive} lasting ones alive after \
-         {killed} kills; {} doubled",
-        cut.len(),
-        lost.len(),
-        origin.doubled()
-    );
-    assert!(lost.is_empty(), "could have been kept: {lost:?}");
-    assert!(retried > 0, "none was ever in the way");
-    assert_eq!(origin.doubled(), 0, "sent twice");
-    assert!(visits >= 300, "{visits} are no load");
-    // Those whose proxy was killed while it carried them: no more than there were clients, at each kill.
-    assert!(ended.len() <= killed * BUSY, "{} ended early", ended.len());
-    assert!(ended.iter().all(|number| origin.times(*number) <= 1));
-    assert_eq!(cut.len(), ended.len() + LASTING - alive, "{cut:?}");
 }
