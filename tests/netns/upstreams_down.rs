@@ -11,6 +11,7 @@ use crate::forged::{EVIL, Web, claim, is_refused};
 use crate::support::client::{hello, read_to_end, reset};
 use crate::support::clients::ONE_V4;
 use crate::support::lab::CORP_V4;
+use crate::support::rules::nft;
 use crate::support::tools::text;
 use crate::support::upstreams::{
     Fragile, Hurt, Member, NOT_CARRIED, Origin, Says, goes, said, said_once, said_times, through,
@@ -209,6 +210,45 @@ fn a_client_cannot_take_an_upstream_from_the_others() {
     }
 }
 
+/// One whose SYNs are lost, while everybody else gets through: whatever is wrong there, the upstream is not away.
+#[test]
+fn one_that_does_not_get_through_takes_it_from_nobody() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let members = lab.three_members();
+    let daemon = lab.daemon_with(&flags_of(&members), &NO_SPARES);
+    let door = |dropped: &str| {
+        nft(
+            lab.server_side(),
+            &format!(
+                "table inet door\ndelete table inet door\ntable inet door {{\n\
+                 chain input {{ type filter hook input priority 0;\n\
+                 tcp dport {} {dropped} drop\n}}\n}}\n",
+                members[0].port
+            ),
+        );
+    };
+    door("");
+    thread::scope(|scope| {
+        let unlucky = scope.spawn(|| goes(&lab, ONE_V4));
+        // 02: SYN sent.
+        let port = wait::until("its SYN", || {
+            let sockets = lab.router_side().sockets();
+            let line = sockets.lines().find(|line| line.split_ascii_whitespace().nth(3) == Some("02"))?;
+            let local = line.split_ascii_whitespace().nth(1)?;
+            u16::from_str_radix(local.rsplit(':').next()?, 16).ok()
+        });
+        door(&format!("tcp sport {port}"));
+        for _ in 0..3 {
+            assert_eq!(goes(&lab, ONE_V4).unwrap(), "a");
+        }
+        assert_eq!(unlucky.join().unwrap().unwrap(), "b");
+    });
+    let retried = daemon.wait_records(4).iter().filter(|r| retries(r) == 1).count();
+    assert_eq!((retried, said(&daemon, "is down")), (1, 0));
+    assert_eq!(goes(&lab, ONE_V4).unwrap(), "a");
+}
+
 /// What an upstream says is an answer, and no other one is asked: the same question of the same account, or about the
 /// same server.
 #[test]
@@ -241,7 +281,9 @@ fn an_answer_is_an_answer() {
     assert_eq!(asked(&members), [count, 1, 0]);
     let record = &daemon.wait_records(count + 1)[count];
     assert_eq!((&record["upstream"], retries(record)), (&"b".into(), 1), "{record}");
-    assert!(record["detail"].as_str().unwrap().starts_with("407"), "{record}");
+    // It is the answer that counts, and not who else was not there.
+    let detail = record["detail"].as_str().unwrap();
+    assert!(detail.starts_with("407") && !detail.contains("before that"), "{record}");
 }
 
 /// One that answers its probe with an error is there: that is what proxies do.
