@@ -12,13 +12,10 @@ use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// An upstream that is there answers a probe within this time.
 const LONGEST_PROBE: Duration = Duration::from_secs(3);
-
-/// While somebody still waits for an answer, an upstream that has given others one is asked again after this time.
-const AGAIN: Duration = Duration::from_secs(5);
 
 impl Dialler {
     /// It could not be reached.
@@ -36,21 +33,34 @@ impl Dialler {
         }
     }
 
-    /// Ready once it is known to be down; not as long as it answers anybody, after this moment and then again and again.
-    pub(super) async fn found_down(self: &Arc<Self>, id: UpstreamId, member: &Member, mut since: Instant) {
+    /// Ready once it is known to be down. It is not as long as it answers anybody, after this moment and then no further
+    /// apart than `silence`; or else when it is probed. However many wait, they ask together: what one of them is told is
+    /// an answer for all.
+    pub(super) async fn found_down(
+        self: &Arc<Self>,
+        id: UpstreamId,
+        member: &Member,
+        since: Instant,
+        silence: Duration,
+    ) {
         loop {
             let mut news = pin!(member.health.news());
             news.as_mut().enable();
-            if member.health.heard_since(since) {
-                sleep(AGAIN).await;
-                since = Instant::now();
-            }
             if member.health.is_down() {
                 return;
             }
-            self.is_doubted(id, member);
-            // Never where nobody probes.
-            news.await;
+            let heard = member.health.last_heard(since);
+            match heard.and_then(|heard| heard.checked_add(silence)).filter(|due| *due > Instant::now()) {
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => {}
+                    () = news => {}
+                },
+                None => {
+                    self.is_doubted(id, member);
+                    // Never where nobody probes.
+                    news.await;
+                }
+            }
         }
     }
 

@@ -80,11 +80,11 @@ impl Dialler {
                 Err(err) => err,
             };
             let is_last = others == 0 || Instant::now() >= deadline;
-            if !err.is_upstreams_own() || (is_last && failures.is_empty()) {
+            if err.is_answer() || (failures.is_empty() && (is_last || !err.is_upstreams_own())) {
                 return Err(err);
             }
             tracing::debug!("upstream {}: {err}", member.upstream.name);
-            if is_last {
+            if is_last || !err.is_upstreams_own() {
                 return Err(DialError::Several { before: failures.join("; ").into(), last: Box::new(err) });
             }
             failures.push(format!("{}: {err}", member.upstream.name));

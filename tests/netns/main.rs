@@ -62,4 +62,8 @@ mod support;
 mod support_test;
 mod undumpable;
 mod upstream;
+mod upstreams_choice;
+mod upstreams_down;
+mod upstreams_load;
+mod upstreams_names;
 mod who_asks;

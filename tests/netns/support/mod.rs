@@ -33,6 +33,7 @@ pub mod scripted;
 pub mod server;
 pub mod strace;
 pub mod tools;
+pub mod upstreams;
 pub mod wait;
 
 #[allow(unused_imports)]
