@@ -44,6 +44,7 @@ impl Dialler {
     /// The upstream could not be reached, refused, or made no sense, all before the deadline.
     pub(super) async fn ask(self: &Arc<Self>, question: &Question<'_>) -> Result<Far, DialError> {
         let Question { id, member, target, .. } = *question;
+        let asked_at = Instant::now();
         let opening = self.opening(question)?;
         let opening = match member.spares.ask(&self.loops, &opening.first, question.deadline).await {
             None => opening,
@@ -63,12 +64,12 @@ impl Dialler {
                             _ => member.spares.died(),
                         }
                     }
-                    done => return self.noted(id, member, done),
+                    done => return self.noted(id, member, asked_at, done),
                 }
                 self.opening(question)?
             }
         };
-        let began = Instant::now();
+        let asked_at = Instant::now();
         // Boxed, like all that is rare: most connections find a spare.
         let reached =
             Box::pin(self.reach(&member.upstream, &member.at, reach_by(question.others, question.deadline)));
@@ -78,7 +79,7 @@ impl Dialler {
                 member.spares.distrust();
                 match err.is_upstreams_own() {
                     // It is back, which this one came too early for.
-                    true if member.health.heard_since(began) => self.is_doubted(id, member),
+                    true if member.health.heard_since(asked_at) => self.is_doubted(id, member),
                     true => self.is_down(id, member, &err),
                     false => {}
                 }
@@ -101,7 +102,7 @@ impl Dialler {
             Err(DialError::ReplyTimeout) => {}
             Err(_) => member.spares.distrust(),
         }
-        self.noted(id, member, done)
+        self.noted(id, member, asked_at, done)
     }
 
     /// What an answer says of the upstream's health.
@@ -109,11 +110,12 @@ impl Dialler {
         self: &Arc<Self>,
         id: UpstreamId,
         member: &Member,
+        asked_at: Instant,
         done: Result<Far, DialError>,
     ) -> Result<Far, DialError> {
         match &done {
             Ok(_) | Err(DialError::Refused { .. } | DialError::SocksRefused(_)) => {
-                member.health.heard(Instant::now());
+                member.health.heard(asked_at, Instant::now());
             }
             // It may be about the destination: the upstream is asked something else before it counts as down.
             Err(err) if err.is_upstreams_own() => self.is_doubted(id, member),

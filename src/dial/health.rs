@@ -94,14 +94,15 @@ impl Health {
         if self.heard_since(moment) { self.began.checked_add(after_began) } else { None }
     }
 
-    /// It answered, whatever it said.
-    pub(super) fn heard(&self, now: Instant) {
+    /// It answered now what it was asked then, whatever it said. If it has gone down in between, that was its last word and
+    /// no sign that it is back.
+    pub(super) fn heard(&self, asked: Instant, now: Instant) {
         self.heard_at.store(self.millis(now), Ordering::Relaxed);
         if !self.is_down() {
             return;
         }
         let mut state = self.lock();
-        let Some(since) = state.down_since.take() else { return };
+        let Some(since) = state.down_since.take_if(|since| *since <= asked) else { return };
         state.back_since = Some(now);
         self.is_down.store(false, Ordering::Relaxed);
         drop(state);
@@ -142,10 +143,10 @@ impl Health {
         pause
     }
 
-    /// A probe is over: it answered, or this is why it did not.
-    pub(super) fn probed(&self, failure: Option<&dyn fmt::Display>, now: Instant) -> Next {
+    /// A probe that began then is over: it answered, or this is why it did not.
+    pub(super) fn probed(&self, failure: Option<&dyn fmt::Display>, asked: Instant, now: Instant) -> Next {
         match failure {
-            None => self.heard(now),
+            None => self.heard(asked, now),
             Some(why) => {
                 let mut state = self.lock();
                 self.goes_down(&mut state, why, now);
@@ -188,11 +189,11 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn fails(health: &Health) -> Next {
-        health.probed(Some(&"no"), Instant::now())
+        health.probed(Some(&"no"), Instant::now(), Instant::now())
     }
 
     fn answers(health: &Health) -> Next {
-        health.probed(None, Instant::now())
+        health.probed(None, Instant::now(), Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
@@ -224,7 +225,7 @@ mod tests {
         news.as_mut().enable();
         let mut cx = Context::from_waker(Waker::noop());
         assert_eq!(news.as_mut().poll(&mut cx), Poll::Pending);
-        health.heard(Instant::now());
+        health.heard(Instant::now(), Instant::now());
         assert_eq!(news.poll(&mut cx), Poll::Ready(()));
         assert!(!health.is_down() && health.needs_no_probe());
         assert!(health.doubted(), "it has gone");
@@ -269,7 +270,7 @@ mod tests {
             advance(7 * MS).await;
             let before = Instant::now();
             advance(MS).await;
-            health.heard(Instant::now());
+            health.heard(Instant::now(), Instant::now());
             advance(MS).await;
             assert!(health.heard_since(before) && !health.heard_since(Instant::now()));
             assert_eq!(health.last_heard(before), Some(before + MS));
@@ -281,11 +282,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_answers_while_it_is_up_changes_nothing() {
         let health = Health::new("a");
-        health.heard(Instant::now());
+        health.heard(Instant::now(), Instant::now());
         assert!(!health.is_down() && health.needs_no_probe());
         // Nor does it take a doubt away, which a prober looks into.
         assert!(health.doubted());
-        health.heard(Instant::now());
+        health.heard(Instant::now(), Instant::now());
         assert!(!health.doubted());
+    }
+
+    /// What was asked for before it went down may still be answered.
+    #[tokio::test(start_paused = true)]
+    async fn a_last_word_does_not_bring_it_back() {
+        let health = Health::new("one");
+        let asked = Instant::now();
+        tokio::time::advance(MS).await;
+        assert!(health.failed(&"refused", Instant::now()));
+        health.heard(asked, Instant::now());
+        assert!(health.is_down() && health.heard_since(asked));
+        health.heard(Instant::now(), Instant::now());
+        assert!(!health.is_down());
     }
 }

@@ -79,9 +79,10 @@ impl Dialler {
                     return;
                 }
             }
+            let asked = Instant::now();
             let probed = self.probe(member).await;
             let failure = probed.as_ref().err().map(|err| err as &dyn Display);
-            match member.health.probed(failure, Instant::now()) {
+            match member.health.probed(failure, asked, Instant::now()) {
                 Next::Done => return,
                 Next::After(next) => pause = next,
             }

@@ -31,7 +31,7 @@ fn down(upstreams: &Upstreams, place: u8) {
 }
 
 fn up(upstreams: &Upstreams, place: u8) {
-    upstreams.members[usize::from(place)].health.heard(Instant::now());
+    upstreams.members[usize::from(place)].health.heard(Instant::now(), Instant::now());
 }
 
 const POLICIES: [UpstreamPolicy; 4] = [
