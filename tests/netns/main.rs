@@ -57,4 +57,7 @@ mod spares;
 mod suggest;
 mod support;
 mod support_test;
+mod tls_faults;
+mod tls_start;
+mod tls_upstream;
 mod upstream;

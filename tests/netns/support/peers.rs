@@ -6,6 +6,7 @@ mod cntlm;
 mod dnsmasq;
 mod nginx;
 mod proxies;
+mod stunnel;
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,11 @@ impl Peer {
     /// For `--upstream-proxy`.
     pub fn url(&self) -> String {
         format!("http://{}:{}", self.address, self.port)
+    }
+
+    /// For `--upstream-proxy`, by TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://{}:{}", self.address, self.port)
     }
 
     /// `address:port`.

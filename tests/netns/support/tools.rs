@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("squid", "squid"),
     ("strace", "strace"),
+    ("stunnel", "stunnel4"),
     ("tinyproxy", "tinyproxy-bin"),
 ];
 

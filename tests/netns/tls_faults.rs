@@ -1,0 +1,282 @@
+//! Upstreams with which there is no TLS: the record says what is wrong and what to do, an HTTP client gets a page, nothing
+//! of the client's is sent, and nothing ever in plain.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::spares::{talk, talk_and_end};
+use crate::support::bytes::{Digest, pattern, read_head};
+use crate::support::certificates::{Authority, Certificate};
+use crate::support::client::read_to_end;
+use crate::support::http::get;
+use crate::support::lab::CORP_V4;
+use crate::support::peers::Peer;
+use crate::support::process::Process;
+use crate::support::scripted::{SCRIPTED_PORT, hold};
+use crate::support::tls::Tap;
+use crate::support::{Daemon, Lab, WEB_V4, wait};
+use crate::tls_upstream::{NAMES, PORT, url, usr1_says};
+
+/// Where wayleave connects to, and is listened in on.
+const TAPPED: u16 = 5443;
+
+fn tapped(host: &str) -> String {
+    format!("https://{host}:{TAPPED}")
+}
+
+/// What an HTTP client is told through a daemon of these flags, and the record.
+#[track_caller]
+fn refused(lab: &Lab, flags: &[&str], error: &str) -> Value {
+    let daemon = lab.daemon(flags);
+    let answer = lab.get(&format!("{WEB_V4}:80"), "www.example.com");
+    let record = daemon.record(|r| r["host"] == "www.example.com");
+    assert_eq!(answer.status, 502, "{record}");
+    answer.assert_ours();
+    answer.assert_whole();
+    let status = answer.field("proxy-status").unwrap();
+    assert_eq!(status.split("; ").nth(1), Some(&*format!("error={error}")), "{record}");
+    assert_eq!((&record["end"], &record["by"]), (&"upstream-broken".into(), &"upstream".into()), "{record}");
+    assert_eq!((&record["route"], &record["down"]), (&"tunnel".into(), &0.into()), "{record}");
+    assert_eq!(daemon.records().len(), 1, "it is asked once");
+    daemon.term();
+    assert!(daemon.wait_exit().success());
+    record
+}
+
+#[track_caller]
+fn says(record: &Value, parts: &[&str]) {
+    let detail = record["detail"].as_str().unwrap_or_default();
+    assert!(parts.iter().all(|part| detail.contains(part)), "{parts:?} in {record}");
+}
+
+/// Nothing that the client said, nor where it goes.
+#[track_caller]
+fn nothing_was_told(tap: &Tap, proxy: &Peer) {
+    wait::holds("the handshake", || tap.said().iter().any(|said| !said.is_empty()));
+    tap.assert_closed(&["www.example.com", WEB_V4, "Accept: */*"]);
+    assert!(!proxy.process.lines().iter().any(|line| line.contains("Request (file descriptor")));
+}
+
+#[test]
+fn certificates_that_are_not_good() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let (ca, other) = (lab.authority("corp"), lab.authority("other"));
+    let proxy = lab.tinyproxy("");
+    let tap = lab.tap(TAPPED, PORT);
+    let itself = ca.self_signed(NAMES, false);
+    let as_ca = ca.self_signed(NAMES, true);
+    let as_ca_file = as_ca.path();
+    let cases: Vec<(Certificate, String, &str, &[&str])> = vec![
+        (
+            ca.dated(NAMES, "20200101000000Z", "20240229120000Z"),
+            ca.file(),
+            "proxy.corp.example",
+            &["expired 2024-02-29T12:00:00Z", "needs a new one"],
+        ),
+        (
+            ca.dated(NAMES, "20980101000000Z", "20991231235959Z"),
+            ca.file(),
+            "proxy.corp.example",
+            &["not valid before 2098-01-01T00:00:00Z", "clock"],
+        ),
+        (
+            ca.certificate("DNS:other.corp.example,DNS:*.example.org"),
+            ca.file(),
+            "proxy.corp.example",
+            &["is not for proxy.corp.example: it is for other.corp.example, *.example.org"],
+        ),
+        (ca.certificate(NAMES), other.file(), "proxy.corp.example", &["not trusted", "--upstream-ca"]),
+        (other.certificate(NAMES), ca.file(), "proxy.corp.example", &["not trusted", "--upstream-ca"]),
+        (ca.self_signed(NAMES, false), ca.file(), "proxy.corp.example", &["not trusted", "--upstream-ca"]),
+        (
+            ca.certificate("DNS:proxy.corp.example"),
+            ca.file(),
+            CORP_V4,
+            &["is not for 10.2.0.2: it is for proxy.corp.example"],
+        ),
+        // An address in the place of a name is none.
+        (
+            ca.certificate("DNS:10.2.0.2,IP:10.2.0.3"),
+            ca.file(),
+            CORP_V4,
+            &["is not for 10.2.0.2: it is for 10.2.0.2, 10.2.0.3"],
+        ),
+        (as_ca, as_ca_file, "proxy.corp.example", &["CA:TRUE", "CA:FALSE"]),
+    ];
+    for (certificate, trust, host, parts) in cases {
+        let _stunnel = lab.stunnel(PORT, proxy.port, &certificate, "");
+        let flags = ["--upstream-proxy", &tapped(host), "--upstream-ca", &trust];
+        says(
+            &refused(&lab, &flags, "tls_certificate_error"),
+            &[&["the upstream's certificate "], parts].concat(),
+        );
+    }
+    nothing_was_told(&tap, &proxy);
+
+    // Good ones in the same place: with the address in it, and one of its own that is named.
+    let _echo = lab.echo(443);
+    for (certificate, trust, host) in
+        [(ca.certificate("IP:10.2.0.2"), ca.file(), CORP_V4), (itself, String::new(), "proxy.corp.example")]
+    {
+        let trust = if trust.is_empty() { certificate.path() } else { trust };
+        let _stunnel = lab.stunnel(PORT, proxy.port, &certificate, "");
+        let _daemon = lab.daemon(&["--upstream-proxy", &tapped(host), "--upstream-ca", &trust]);
+        talk_and_end(&lab);
+    }
+}
+
+/// What is no TLS at all, and TLS that cannot be agreed on.
+#[test]
+fn no_tls_to_speak_of() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    let proxy = lab.tinyproxy("");
+    let flags = ["--upstream-proxy", &*tapped("proxy.corp.example"), "--upstream-ca", &*ca.file()];
+    {
+        // A proxy in plain: its own port was meant, or its own kind.
+        let tap = lab.tap(TAPPED, proxy.port);
+        says(&refused(&lab, &flags, "tls_protocol_error"), &["plain HTTP", "http://"]);
+        nothing_was_told(&tap, &proxy);
+    }
+    {
+        let squid = lab.squid("");
+        let tap = lab.tap(TAPPED, squid.port);
+        says(&refused(&lab, &flags, "tls_protocol_error"), &["plain HTTP", "http://"]);
+        nothing_was_told(&tap, &proxy);
+    }
+    let answers: [(&'static [u8], &[&str]); 4] = [
+        (b"SSH-2.0-lab\r\n", &["not TLS", "https://"]),
+        (b"\x16\x03\x03\xff\xff\x02", &["TLS with the upstream"]),
+        (b"\x15\x03\x03\x00\x02\x02\x28", &["alert HandshakeFailure"]),
+        (b"", &["closed the connection in the TLS handshake"]),
+    ];
+    for (answer, parts) in answers {
+        let _server = lab.server(PORT, move |mut stream| {
+            let _hello = stream.read(&mut [0; 4096])?;
+            stream.write_all(answer)?;
+            stream.shutdown(Shutdown::Write)?;
+            hold(&mut stream)
+        });
+        let tap = lab.tap(TAPPED, PORT);
+        says(&refused(&lab, &flags, "tls_protocol_error"), parts);
+        nothing_was_told(&tap, &proxy);
+    }
+    // Only TLS 1.1, which is no longer spoken.
+    let _stunnel = lab.stunnel(
+        PORT,
+        proxy.port,
+        &ca.certificate(NAMES),
+        "sslVersion = TLSv1.1\nciphers = ALL:@SECLEVEL=0\noptions = -NO_TLSv1.1",
+    );
+    let tap = lab.tap(TAPPED, PORT);
+    says(&refused(&lab, &flags, "tls_protocol_error"), &["neither TLS 1.2 nor TLS 1.3"]);
+    nothing_was_told(&tap, &proxy);
+}
+
+/// It has none to show, and says so; with TLS 1.3 it learns of it only when it has asked already.
+#[test]
+fn a_proxy_that_wants_a_certificate_of_the_clients() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    let proxy = lab.tinyproxy("");
+    let tap = lab.tap(TAPPED, PORT);
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let extras =
+            format!("sslVersion = {version}\nverifyChain = yes\nrequireCert = yes\nCAfile = {}", ca.file());
+        let _stunnel = lab.stunnel(PORT, proxy.port, &ca.certificate(NAMES), &extras);
+        let flags = ["--upstream-proxy", &tapped("proxy.corp.example"), "--upstream-ca", &ca.file()];
+        let record = refused(&lab, &flags, "tls_protocol_error");
+        // RFC 5246 section 7.4.6 has no alert of its own for it.
+        let why = if version == "TLSv1.2" { "HandshakeFailure" } else { "wants a certificate of ours" };
+        says(&record, &[why]);
+    }
+    nothing_was_told(&tap, &proxy);
+}
+
+/// http:// to a port that speaks TLS: asked in plain, as told, and the answer is no HTTP.
+#[test]
+fn plain_to_a_tls_port() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    let proxy = lab.tinyproxy("");
+    let _stunnel = lab.stunnel(PORT, proxy.port, &ca.certificate(NAMES), "");
+    let record =
+        refused(&lab, &["--upstream-proxy", &format!("http://{CORP_V4}:{PORT}")], "http_protocol_error");
+    says(&record, &["TLS", "https://"]);
+}
+
+/// A server that stalls in the middle of the handshake costs the dial timeout and not more.
+#[test]
+fn a_handshake_that_stalls() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    for answer in [&b""[..], b"\x16\x03\x03\x00\x7a\x02\x00"] {
+        let _server = lab.server(PORT, move |mut stream| {
+            let _hello = stream.read(&mut [0; 4096])?;
+            stream.write_all(answer)?;
+            hold(&mut stream)
+        });
+        let daemon =
+            lab.daemon(&["--upstream-proxy", &url(), "--upstream-ca", &ca.file(), "--dial-timeout", "1s"]);
+        let answer = lab.get(&format!("{WEB_V4}:80"), "www.example.com");
+        assert_eq!(answer.status, 504);
+        let record = daemon.record(|r| r["host"] == "www.example.com");
+        assert_eq!((&record["end"], &record["by"]), (&"dial-timeout".into(), &"upstream".into()), "{record}");
+        assert!((900_000..10_000_000).contains(&record["total_us"].as_u64().unwrap()), "{record}");
+    }
+}
+
+/// The next is taken, and the log says once why the first is down; it is probed by TLS, and is back when its certificate
+/// is good.
+#[test]
+fn the_next_upstream_is_taken() {
+    const CONNECTIONS: usize = 20;
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    let _echo = lab.echo(443);
+    let proxy = lab.tinyproxy("");
+    let tap = lab.tap(TAPPED, PORT);
+    let bad = lab.stunnel(PORT, proxy.port, &ca.certificate("DNS:other.corp.example"), "");
+    let _second = lab.stunnel(PORT + 1, proxy.port, &ca.certificate(NAMES), "");
+    let daemon = lab.daemon(&[
+        "--upstream-proxy",
+        &format!("first={}", tapped("proxy.corp.example")),
+        "--upstream-proxy",
+        &format!("second=https://proxy.corp.example:{}", PORT + 1),
+        "--upstream-ca",
+        &ca.file(),
+    ]);
+    for _ in 0..CONNECTIONS {
+        talk_and_end(&lab);
+    }
+    let records = daemon.wait_records(CONNECTIONS);
+    assert!(records.iter().all(|r| r["end"] == "closed" && r["upstream"] == "second"), "{records:?}");
+    assert_eq!(records[0]["retries"], 1, "{}", records[0]);
+    assert!(daemon.line("upstream first is down").contains("is not for proxy.corp.example"));
+    usr1_says(&daemon, &format!("upstream first url={} state=down", tapped("proxy.corp.example")));
+    // Neither those that were retried nor the probes.
+    tap.assert_closed(&["www.example.com"]);
+    assert!(!bad.process.lines().iter().any(|line| line.contains("TLS accepted")));
+
+    drop(bad);
+    let _good = lab.stunnel(PORT, proxy.port, &ca.certificate(NAMES), "");
+    daemon.line("upstream first is back");
+    talk_and_end(&lab);
+    let records = daemon.wait_records(CONNECTIONS + 1);
+    assert_eq!(records[CONNECTIONS]["upstream"], "first", "{}", records[CONNECTIONS]);
+    let said = |part: &str| daemon.log().iter().filter(|line| line.contains(part)).count();
+    assert_eq!((said("upstream first is down"), said("upstream first is back")), (1, 1));
+    assert_eq!(said("upstream second"), 0, "it was always there");
+    tap.assert_closed(&["www.example.com"]);
+}
