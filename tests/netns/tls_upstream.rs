@@ -514,7 +514,8 @@ fn nobody_on_the_way_sees_anything() {
     for (user, status) in [("user:wrong", 502), (&*format!("user:{PASSWORD}"), 200)] {
         let proxy = format!("https://{user}@{NAME}:{}", tap.server.port);
         let daemon = lab.start(&["--upstream-proxy", &proxy, "--upstream-ca", &ca.file()]).run();
-        let answer = lab.get(&format!("{WEB_V4}:80"), "www.example.com");
+        let request = "GET / HTTP/1.1\r\nHost: www.example.com\r\nConnection: close\r\n\r\n";
+        let answer = lab.ask(&format!("{WEB_V4}:80"), request);
         assert_eq!(answer.status, status, "{answer:?}");
         let record = daemon.record(|r| r["host"] == "www.example.com");
         if status == 502 {

@@ -109,7 +109,7 @@ impl Tap {
     pub fn assert_closed(&self, secrets: &[&str]) {
         for said in self.said().iter().filter(|said| !said.is_empty()) {
             assert_eq!(said[0], 22, "no handshake: {:?}", String::from_utf8_lossy(said));
-            for secret in [&["CONNECT", "OPTIONS", "Proxy-", "HTTP/"], secrets].concat() {
+            for secret in [&["CONNECT", "OPTIONS", "Proxy-", " HTTP/"], secrets].concat() {
                 let found =
                     said.windows(secret.len()).any(|some| some.eq_ignore_ascii_case(secret.as_bytes()));
                 assert!(!found, "{secret} in {:?}", String::from_utf8_lossy(said));
