@@ -1,25 +1,18 @@
 //! Upstreams with which there is no TLS: the record says what is wrong and what to do, an HTTP client gets a page, nothing
 //! of the client's is sent, and nothing ever in plain.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::spares::{talk, talk_and_end};
-use crate::support::bytes::{Digest, pattern, read_head};
-use crate::support::certificates::{Authority, Certificate};
-use crate::support::client::read_to_end;
-use crate::support::http::get;
+use crate::spares::talk_and_end;
+use crate::support::certificates::Certificate;
 use crate::support::lab::CORP_V4;
 use crate::support::peers::Peer;
-use crate::support::process::Process;
-use crate::support::scripted::{SCRIPTED_PORT, hold};
+use crate::support::scripted::hold;
 use crate::support::tls::Tap;
-use crate::support::{Daemon, Lab, WEB_V4, wait};
+use crate::support::{Lab, WEB_V4, wait};
 use crate::tls_upstream::{NAMES, PORT, url, usr1_says};
 
 /// Where wayleave connects to, and is listened in on.
