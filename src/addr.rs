@@ -202,6 +202,17 @@ pub enum Target {
     Addr(SocketAddr),
 }
 
+impl Target {
+    /// The original destination's port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        match self {
+            Self::Host(_, port) => *port,
+            Self::Addr(addr) => addr.port(),
+        }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

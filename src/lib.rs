@@ -34,6 +34,7 @@ pub mod netfilter;
 pub mod relay;
 pub mod resolve;
 mod scratch;
+pub mod secret;
 pub mod signal;
 pub mod socket;
 mod sys;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use wayleave::cli::{Cli, Command, Flags};
 use wayleave::log::{self, Log, under_journald};
+use wayleave::secret;
 use wayleave::server::{Limits, Listeners, Server, handed_over};
 use wayleave::session::{Audit, Context};
 use wayleave::settings::{Process, Settings, unknown_variables};
@@ -55,6 +56,11 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(err) => return complain(&err, err.exit_code()),
     };
+    if let Err(err) = secret::keep(&settings.upstreams) {
+        let why =
+            format!("cannot keep the upstreams' credentials secret ({err}): allow prctl (SystemCallFilter=)");
+        return complain(&why, FAILED);
+    }
     let filter = match log::filter() {
         Ok(filter) => filter,
         Err(err) => return complain(&err, BAD_CONFIGURATION),

@@ -194,6 +194,13 @@ impl Known {
         Some(Query { client: self.client, host: self.host.as_ref().ok(), dst: self.dst? })
     }
 
+    /// The upstream that it was tried through, if it was, has failed.
+    pub fn failed_over(&mut self) {
+        if self.upstream.take().is_some() {
+            self.retries = self.retries.saturating_add(1);
+        }
+    }
+
     fn decision_word(&self) -> Option<&'static str> {
         self.decision.map(|decision| if decision.is_denied() { "deny" } else { "forward" })
     }

@@ -187,6 +187,19 @@ pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// From now on this process leaves no core behind, and what `/proc` has of it belongs to root (`PR_SET_DUMPABLE`, prctl(2),
+/// proc(5)).
+///
+/// # Errors
+/// Those of prctl(2).
+pub(crate) fn make_undumpable() -> io::Result<()> {
+    // SAFETY: PR_SET_DUMPABLE takes a number and touches no memory of ours.
+    match unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0 as libc::c_ulong, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

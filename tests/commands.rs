@@ -323,7 +323,7 @@ fn check_tells_everything_that_is_wrong() {
                 "{policy}:2:1: \"tunnel\": there is no upstream to tunnel through: give --upstream-proxy"
             ),
             &format!("{policy}:3:1: \"deny\": the destination is missing: write deny * for every one"),
-            &format!("{policy}:4:17: \"b.example\": from, port or nothing more: put commas between"),
+            &format!("{policy}:4:17: \"b.example\": from, port, via or nothing more: put commas between"),
             &format!("{policy}:5:8: \"list:nowhere.txt\": {}", folder.0.join("nowhere.txt").display()),
             // Its path as it is written in the policy, or whole.
             "",
@@ -334,7 +334,7 @@ fn check_tells_everything_that_is_wrong() {
             &format!(
                 "{policy}:7:33: \"10.0.0.1/8\": the address has bits set after its prefix: write 10.0.0.0/8"
             ),
-            &format!("{policy}:7:44: \"via\": "),
+            &format!("{policy}:7:48: \"other\": "),
             &format!("{policy}:8:8: \"env:HOME\": the one variable that can stand here is env:NO_PROXY"),
         ],
     );
@@ -373,7 +373,7 @@ fn other_flags_are_checked_as_well() {
         (&["--default", "maybe"][..], "--default \"maybe\": write allow or deny"),
         (&["--dial-timeout", "soon"], "--dial-timeout \"soon\": "),
         (&["--direct-to", "moon"], "--direct-to \"moon\": write resolved, strict or original"),
-        (&["--upstream-proxy", "https://proxy"], "--upstream-proxy: "),
+        (&["--upstream-proxy", "ftp://proxy"], "--upstream-proxy: "),
         (&["--direct", "env:NO_PROXY"], "--direct \"env:NO_PROXY\": NO_PROXY is not set in the environment"),
         (&["--allow", "a.example,https://b.example/"], "--allow: item 2: \"https://b.example/\": "),
     ] {

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "relay",
             "resolve",
             "scratch",
+            "secret",
             "signal",
             "socket",
             "sys",

@@ -237,7 +237,10 @@ fn the_words_of_flags_are_those_of_the_documents() {
         }
         // What it says of a word that it does not know names those that it does.
         let mut check = Command::new(env!("CARGO_BIN_EXE_wayleave"));
-        let said = feed(check.args(["check", &format!("--{flag}"), "neither"]).env_clear(), "");
+        let said = feed(
+            check.args(["check", "--upstream-proxy", "proxy", &format!("--{flag}"), "neither"]).env_clear(),
+            "",
+        );
         let said = String::from_utf8(said.stderr).unwrap();
         let (_, known) = said.trim().split_once(": write ").unwrap_or_else(|| panic!("{said}"));
         let known: Vec<&str> = known.split([' ', ',']).filter(|word| !["", "or"].contains(word)).collect();

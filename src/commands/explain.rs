@@ -13,7 +13,7 @@ use wayleave::cli::Explain;
 use wayleave::policy::{Action, By, Decision, Explainer, Outcome, Pattern, Query, Route, Step};
 use wayleave::record::Cause;
 use wayleave::resolve::Resolver;
-use wayleave::settings::{DirectTo, Ech, LogFormat, Settings, each_rule};
+use wayleave::settings::{DirectTo, Ech, LogFormat, Settings, WhenDown, each_rule};
 
 /// The port if none is given.
 const HTTPS: u16 = 443;
@@ -227,12 +227,17 @@ impl Told<'_> {
         match (self.decision.action, self.query.host) {
             (Action::Deny, _) => "It is denied".to_owned(),
             (Action::Forward { route: Route::Tunnel, .. }, _) => {
-                let upstream = self.settings.upstreams.names(self.decision.via());
+                let upstreams = &self.settings.upstreams;
+                let upstream = upstreams.names(self.decision.via());
                 let target = match self.decision.tunnel_target(&self.query) {
                     Some(host @ Target::Host(..)) => host.to_string(),
                     Some(Target::Addr(_)) | None => dst,
                 };
-                format!("It goes through {upstream}, which is asked for {target}")
+                let else_directly = match upstreams.when_down {
+                    WhenDown::Fail => "",
+                    WhenDown::Direct => "; directly while no upstream is there",
+                };
+                format!("It goes through {upstream}, which is asked for {target}{else_directly}")
             }
             (Action::Forward { route: Route::Direct, by: By::Host }, Some(host)) => {
                 match self.settings.direct_to {

@@ -68,6 +68,7 @@ impl Dialler {
                 self.opening(question)?
             }
         };
+        let began = Instant::now();
         // Boxed, like all that is rare: most connections find a spare.
         let reached =
             Box::pin(self.reach(&member.upstream, &member.at, reach_by(question.others, question.deadline)));
@@ -75,8 +76,11 @@ impl Dialler {
             Ok(reached) => reached,
             Err(err) => {
                 member.spares.distrust();
-                if err.is_upstreams_own() {
-                    self.is_down(id, member, &err);
+                match err.is_upstreams_own() {
+                    // It is back, which this one came too early for.
+                    true if member.health.heard_since(began) => self.is_doubted(id, member),
+                    true => self.is_down(id, member, &err),
+                    false => {}
                 }
                 return Err(err);
             }

@@ -25,7 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// forgotten the connection, and drops what it does not know.
 const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(1);
 
-/// An upstream that has not answered by then is asked whether it is there at all. Many a destination takes longer.
+/// An upstream that has not answered by then, nor anybody else for so long, is asked whether it is there at all. Many a
+/// destination takes longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a conversation begins: what can be sent at once, and in one piece.
@@ -167,16 +168,16 @@ impl Dialler {
                 return Err(DialError::HungUp { nothing: true, err: io::ErrorKind::TimedOut.into() });
             }
         }
-        let patience =
-            asked_at.checked_add(PATIENCE.min(left.checked_div(3).unwrap_or(left))).unwrap_or(deadline);
-        if let Ok(reply) = timeout_at(patience, &mut reply).await {
+        let patience = PATIENCE.min(left.checked_div(3).unwrap_or(left));
+        let silent_at = asked_at.checked_add(patience).unwrap_or(deadline);
+        if let Ok(reply) = timeout_at(silent_at, &mut reply).await {
             return reply;
         }
         // Slow may be the destination, or the upstream itself.
         let waited = tokio::select! {
             biased;
             reply = timeout_at(deadline, &mut reply) => return reply.unwrap_or_else(|_| Err(too_late(link))),
-            () = self.found_down(id, member, asked_at) => asked_at.elapsed(),
+            () = self.found_down(id, member, asked_at, patience) => asked_at.elapsed(),
         };
         if others > 0 {
             return Err(DialError::Silent { waited });

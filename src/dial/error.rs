@@ -319,6 +319,12 @@ impl DialError {
         }
     }
 
+    /// The upstream has spoken: what became of others before it explains nothing.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::SocksRefused(_) | Self::KnownToRefuse { .. })
+    }
+
     /// The upstream may have refused the form in which the destination was written, and not the destination.
     ///
     /// A name: because it can do nothing with it (400, 405, 501), or could not resolve it and says so. Not by a 403: that

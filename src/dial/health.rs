@@ -88,6 +88,12 @@ impl Health {
         self.heard_at.load(Ordering::Relaxed) > self.millis(moment)
     }
 
+    /// When it last answered anybody, to the millisecond, if that was after this moment.
+    pub(super) fn last_heard(&self, moment: Instant) -> Option<Instant> {
+        let after_began = Duration::from_millis(self.heard_at.load(Ordering::Relaxed).saturating_sub(1));
+        if self.heard_since(moment) { self.began.checked_add(after_began) } else { None }
+    }
+
     /// It answered, whatever it said.
     pub(super) fn heard(&self, now: Instant) {
         self.heard_at.store(self.millis(now), Ordering::Relaxed);
@@ -166,5 +172,120 @@ impl Health {
     /// Ready when something is different from when this was called and enabled.
     pub(super) fn news(&self) -> Notified<'_> {
         self.news.notified()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects)]
+
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use tokio::time::advance;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn fails(health: &Health) -> Next {
+        health.probed(Some(&"no"), Instant::now())
+    }
+
+    fn answers(health: &Health) -> Next {
+        health.probed(None, Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_prober_whose_pauses_grow_until_it_is_back() {
+        let health = Health::new("a");
+        assert!(!health.is_down());
+        assert!(health.failed(&"no", Instant::now()) && health.is_down());
+        // Whoever fails besides starts no other.
+        assert!(!health.failed(&"no", Instant::now()) && !health.doubted());
+        assert_eq!(health.pause(), FIRST_PAUSE);
+        let mut expected = FIRST_PAUSE;
+        for _ in 0..10 {
+            expected = (expected * 2).min(LONGEST_PAUSE);
+            assert!(!health.needs_no_probe());
+            assert_eq!(fails(&health), Next::After(expected));
+        }
+        assert_eq!(expected, LONGEST_PAUSE);
+        assert_eq!(answers(&health), Next::Done);
+        assert!(!health.is_down());
+        assert!(health.failed(&"no", Instant::now()), "the prober is gone, so that a new one is wanted");
+    }
+
+    /// A connection has met it before the prober has: whoever waits for the next probe is told, and goes.
+    #[tokio::test(start_paused = true)]
+    async fn the_prober_goes_when_a_connection_was_answered() {
+        let health = Health::new("a");
+        assert!(health.failed(&"no", Instant::now()));
+        let mut news = pin!(health.news());
+        news.as_mut().enable();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(news.as_mut().poll(&mut cx), Poll::Pending);
+        health.heard(Instant::now());
+        assert_eq!(news.poll(&mut cx), Poll::Ready(()));
+        assert!(!health.is_down() && health.needs_no_probe());
+        assert!(health.doubted(), "it has gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_doubted_is_up_until_a_probe_says_otherwise() {
+        let health = Health::new("a");
+        assert!(health.doubted() && !health.doubted());
+        assert!(!health.is_down());
+        assert_eq!(answers(&health), Next::Done);
+        assert!(health.doubted());
+        assert_eq!(fails(&health), Next::After(FIRST_PAUSE));
+        assert!(health.is_down());
+    }
+
+    /// One that comes and goes is not probed as if it had never been away.
+    #[tokio::test(start_paused = true)]
+    async fn the_pauses_begin_anew_after_a_steady_time() {
+        let health = Health::new("a");
+        let go_down = || {
+            assert!(health.failed(&"no", Instant::now()));
+            health.pause()
+        };
+        assert_eq!(go_down(), FIRST_PAUSE);
+        for expected in [2, 4, 8] {
+            assert_eq!(answers(&health), Next::Done);
+            advance(STEADY - MS).await;
+            assert_eq!(go_down(), FIRST_PAUSE * expected);
+        }
+        assert_eq!(answers(&health), Next::Done);
+        advance(STEADY).await;
+        assert_eq!(go_down(), FIRST_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_it_was_last_heard() {
+        let health = Health::new("a");
+        let start = Instant::now();
+        assert_eq!(health.last_heard(start), None);
+        for _ in 0..2 {
+            advance(7 * MS).await;
+            let before = Instant::now();
+            advance(MS).await;
+            health.heard(Instant::now());
+            advance(MS).await;
+            assert!(health.heard_since(before) && !health.heard_since(Instant::now()));
+            assert_eq!(health.last_heard(before), Some(before + MS));
+            assert_eq!(health.last_heard(start), Some(before + MS));
+            assert_eq!(health.last_heard(Instant::now()), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_answers_while_it_is_up_changes_nothing() {
+        let health = Health::new("a");
+        health.heard(Instant::now());
+        assert!(!health.is_down() && health.needs_no_probe());
+        // Nor does it take a doubt away, which a prober looks into.
+        assert!(health.doubted());
+        health.heard(Instant::now());
+        assert!(!health.doubted());
     }
 }

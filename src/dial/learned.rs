@@ -1,6 +1,10 @@
 //! What an upstream was found to take and to refuse at a port: names or addresses. Some proxies have rules against
 //! addresses, others no name servers; whoever asks in the other way gets through.
+//!
+//! A refusal may as well be about the destination alone, and any client can bring one about. So one of them says nothing of
+//! the next destination: it takes two that were refused in one form and taken in the other.
 
+use crate::addr::Target;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +21,13 @@ pub(super) enum Form {
 }
 
 impl Form {
+    pub(super) const fn of(target: &Target) -> Self {
+        match target {
+            Target::Host(..) => Self::Name,
+            Target::Addr(_) => Self::Address,
+        }
+    }
+
     /// The other one.
     pub(super) const fn other(self) -> Self {
         match self {
@@ -37,14 +48,14 @@ impl Form {
 /// What was learned is believed for so long, and then tried again.
 const BELIEVED: Duration = Duration::from_secs(600);
 
-/// The same for what was not seen but concluded, and leaves connections without a way.
+/// The same for what leaves connections without a way.
 const GUESSED: Duration = Duration::from_secs(60);
 
 /// Of so many ports something is remembered; who scans more of them teaches nothing new.
 const MAX_PORTS: usize = 64;
 
-/// So many addresses in a row are refused before all are believed to be: a single one may have a rule of its own.
-const ADDRESSES_IN_A_ROW: u8 = 3;
+/// So many destinations in a row are refused before all are believed to be: a single one may have a rule of its own.
+const IN_A_ROW: u8 = 3;
 
 /// What to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,49 +75,76 @@ pub(super) enum Plan {
 #[derive(Debug, Default)]
 pub(super) struct Learned(Mutex<HashMap<u16, Port>>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Port {
     names: Ways,
     addresses: Ways,
-    /// The last address that was refused, and how many in a row.
+    /// The last address that was refused while there was no name, and how many in a row.
     in_a_row: Option<(IpAddr, u8)>,
+    /// Until when addresses that have no name are not asked for at all.
+    hopeless: Option<Instant>,
+    /// The last destination that was refused in both forms, how many in a row, and until when that is believed.
+    both: Option<(Target, u8, Instant)>,
+    /// Until when what is believed is not put to the test ahead of time.
+    tested: Option<Instant>,
 }
 
 /// Until when what is believed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Ways {
     taken: Option<Instant>,
     refused: Option<Instant>,
+    /// The only one so far that was refused in this form and taken in the other.
+    suspect: Option<(Target, Instant)>,
+}
+
+fn holds(until: Option<Instant>, now: Instant) -> bool {
+    until.is_some_and(|until| until > now)
 }
 
 impl Ways {
-    fn is_taken(self, now: Instant) -> bool {
-        self.taken.is_some_and(|until| until > now)
+    fn is_refused(&self, now: Instant) -> bool {
+        holds(self.refused, now)
     }
 
-    fn is_refused(self, now: Instant) -> bool {
-        self.refused.is_some_and(|until| until > now)
-    }
-
-    fn take(&mut self, now: Instant) {
-        *self = Self { taken: now.checked_add(BELIEVED), refused: None };
-    }
-
-    fn refuse(&mut self, now: Instant, believed: Duration) {
-        self.refused = now.checked_add(believed);
+    fn is_suspect(&self, target: &Target, now: Instant) -> bool {
+        self.suspect.as_ref().is_some_and(|(suspect, until)| suspect == target && *until > now)
     }
 }
 
 impl Port {
-    const fn of(&mut self, form: Form) -> &mut Ways {
+    const fn of(&self, form: Form) -> &Ways {
+        match form {
+            Form::Name => &self.names,
+            Form::Address => &self.addresses,
+        }
+    }
+
+    const fn of_mut(&mut self, form: Form) -> &mut Ways {
         match form {
             Form::Name => &mut self.names,
             Form::Address => &mut self.addresses,
         }
     }
 
+    /// It took one in this form.
+    fn took(&mut self, form: Form, now: Instant) {
+        *self.of_mut(form) = Ways { taken: now.checked_add(BELIEVED), refused: None, suspect: None };
+        (self.both, self.tested) = (None, None);
+        if form == Form::Address {
+            (self.in_a_row, self.hopeless) = (None, None);
+        }
+    }
+
+    /// Whether it is of no use to ask for this one in the other way as well.
+    fn refuses_both(&self, target: &Target, now: Instant) -> bool {
+        self.both
+            .as_ref()
+            .is_some_and(|(last, count, until)| *until > now && (last == target || *count >= IN_A_ROW))
+    }
+
     fn is_of_use(&self, now: Instant) -> bool {
-        [self.names, self.addresses].iter().any(|ways| ways.is_taken(now) || ways.is_refused(now))
+        [&self.names, &self.addresses].iter().any(|ways| holds(ways.taken, now) || ways.is_refused(now))
     }
 }
 
@@ -116,78 +154,116 @@ impl Learned {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to ask for at this port, where it would be asked in this form; `has_other`: the other form is allowed.
-    pub(super) fn plan(&self, port: u16, form: Form, has_other: bool, now: Instant) -> Plan {
-        let mut known = self.lock().get(&port).copied().unwrap_or_default();
-        let other_refused = known.of(form.other()).is_refused(now);
-        match known.of(form).is_refused(now) {
+    /// What to ask for, where it would be asked for this; `has_other`: the other form is allowed.
+    pub(super) fn plan(&self, target: &Target, has_other: bool, now: Instant) -> Plan {
+        let ports = self.lock();
+        let Some(known) = ports.get(&target.port()) else {
+            return Plan::AsItIs { other_may_help: has_other };
+        };
+        let form = Form::of(target);
+        let (this, other) = (known.of(form), known.of(form.other()));
+        let refused = this.is_refused(now) || this.is_suspect(target, now);
+        match refused {
             // Both are refused: asked as it is, for there is no better way.
-            true if other_refused => Plan::AsItIs { other_may_help: false },
+            true if other.is_refused(now) => Plan::AsItIs { other_may_help: false },
             true if has_other => Plan::OtherWay,
-            true => Plan::NotAtAll,
+            true if form == Form::Address && holds(known.hopeless, now) => Plan::NotAtAll,
+            true => Plan::AsItIs { other_may_help: false },
             // Where others of this form are taken, it is this one that is not wanted.
-            false => {
-                Plan::AsItIs { other_may_help: has_other && !other_refused && !known.of(form).is_taken(now) }
-            }
+            false => Plan::AsItIs {
+                other_may_help: has_other
+                    && !other.is_refused(now)
+                    && !holds(this.taken, now)
+                    && !known.refuses_both(target, now),
+            },
         }
     }
 
-    /// It took what was asked for in this form.
-    pub(super) fn took(&self, port: u16, form: Form, now: Instant) {
-        self.change(port, now, |known| {
-            known.of(form).take(now);
-            if form == Form::Address {
-                known.in_a_row = None;
-            }
-        });
+    /// It took this.
+    pub(super) fn took(&self, target: &Target, now: Instant) {
+        self.change(target, now, |known| known.took(Form::of(target), now));
     }
 
-    /// It refused this form, and took the same destination in the other one. Whether that is news.
-    pub(super) fn differs(&self, port: u16, form: Form, now: Instant) -> bool {
+    /// It refused this, and took the same destination in the other form. Whether all in this form are believed to be
+    /// refused from now on, and were not before.
+    pub(super) fn differs(&self, target: &Target, now: Instant) -> bool {
+        let form = Form::of(target);
         let mut news = false;
-        self.change(port, now, |known| {
-            news = !known.of(form).is_refused(now);
-            known.of(form).refuse(now, BELIEVED);
-            known.of(form.other()).take(now);
+        self.change(target, now, |known| {
+            known.took(form.other(), now);
+            let ways = known.of_mut(form);
+            let another =
+                ways.suspect.as_ref().is_some_and(|(suspect, until)| suspect != target && *until > now);
+            // What was believed, and is put to the test after its time, needs no second witness.
+            if another || ways.refused.is_some() {
+                news = ways.refused.is_none();
+                ways.refused = now.checked_add(BELIEVED);
+                if form == Form::Address {
+                    known.hopeless = now.checked_add(GUESSED);
+                }
+            } else {
+                ways.suspect = now.checked_add(BELIEVED).map(|until| (target.clone(), until));
+            }
         });
         news
     }
 
-    /// It refused the same destination in both forms.
-    pub(super) fn refuses_both(&self, port: u16, now: Instant) {
-        self.change(port, now, |known| {
-            for form in [Form::Name, Form::Address] {
-                known.of(form).refuse(now, BELIEVED);
-            }
+    /// It refused this in both forms. That may be about this destination, or about the port.
+    pub(super) fn refuses_both(&self, target: &Target, now: Instant) {
+        self.change(target, now, |known| {
+            let count = match &known.both {
+                Some((last, count, until)) if *until > now => {
+                    if last == target {
+                        *count
+                    } else {
+                        count.saturating_add(1)
+                    }
+                }
+                _ => 1,
+            };
+            known.both = now.checked_add(GUESSED).map(|until| (target.clone(), count, until));
         });
     }
 
     /// It refused an address, and there was no name to ask for. Whether all addresses are believed to be refused from
-    /// now on.
-    pub(super) fn refused_address(&self, port: u16, ip: IpAddr, now: Instant) -> bool {
+    /// now on, and were not before.
+    pub(super) fn refused_address(&self, target: &Target, ip: IpAddr, now: Instant) -> bool {
         let mut news = false;
-        self.change(port, now, |known| {
+        self.change(target, now, |known| {
             let count = match known.in_a_row {
                 Some((last, count)) if last == ip => count,
                 Some((_, count)) => count.saturating_add(1),
                 None => 1,
             };
             known.in_a_row = Some((ip, count));
-            let all = count >= ADDRESSES_IN_A_ROW && !known.addresses.is_taken(now);
-            news = all && !known.addresses.is_refused(now);
-            if all {
-                known.addresses.refuse(now, GUESSED);
+            let ways = &mut known.addresses;
+            let is_known = ways.is_refused(now);
+            if is_known || (count >= IN_A_ROW && !holds(ways.taken, now)) {
+                news = ways.refused.is_none();
+                if !is_known {
+                    ways.refused = now.checked_add(GUESSED);
+                }
+                known.hopeless = now.checked_add(GUESSED);
             }
         });
         news
     }
 
-    /// What was learned of this form does not hold.
-    pub(super) fn forget(&self, port: u16) {
-        self.lock().remove(&port);
+    /// This was asked for in the other way, as was learned, and refused: whether to put to the test what was learned. Not
+    /// for each that is refused: most are for themselves.
+    pub(super) fn test(&self, target: &Target, now: Instant) -> bool {
+        let mut test = false;
+        self.change(target, now, |known| {
+            test = !holds(known.tested, now);
+            if test {
+                known.tested = now.checked_add(GUESSED);
+            }
+        });
+        test
     }
 
-    fn change(&self, port: u16, now: Instant, change: impl FnOnce(&mut Port)) {
+    fn change(&self, target: &Target, now: Instant, change: impl FnOnce(&mut Port)) {
+        let port = target.port();
         let mut ports = self.lock();
         if ports.len() >= MAX_PORTS && !ports.contains_key(&port) {
             ports.retain(|_, known| known.is_of_use(now));
@@ -200,87 +276,4 @@ impl Learned {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> Instant {
-        Instant::now() + Duration::from_secs(seconds)
-    }
-
-    const FIRST: Plan = Plan::AsItIs { other_may_help: true };
-    const ONLY: Plan = Plan::AsItIs { other_may_help: false };
-
-    #[test]
-    fn what_is_refused_in_one_form_is_asked_for_in_the_other_until_that_runs_out() {
-        for form in [Form::Name, Form::Address] {
-            let learned = Learned::default();
-            let now = at(0);
-            assert_eq!(learned.plan(443, form, true, now), FIRST);
-            assert_eq!(learned.plan(443, form, false, now), ONLY);
-            assert!(learned.differs(443, form, now) && !learned.differs(443, form, now));
-            assert_eq!(learned.plan(443, form, true, now), Plan::OtherWay);
-            assert_eq!(learned.plan(443, form, false, now), Plan::NotAtAll);
-            assert_eq!(learned.plan(443, form.other(), true, now), ONLY);
-            assert_eq!(learned.plan(80, form, true, now), FIRST, "of another port nothing is known");
-            let later = now + BELIEVED;
-            assert_eq!(learned.plan(443, form, true, later), FIRST);
-            learned.took(443, form, now);
-            assert_eq!(learned.plan(443, form, true, now), ONLY);
-        }
-    }
-
-    #[test]
-    fn where_a_form_is_taken_a_refusal_is_about_the_destination() {
-        let learned = Learned::default();
-        let now = at(0);
-        learned.took(443, Form::Name, now);
-        assert_eq!(learned.plan(443, Form::Name, true, now), ONLY);
-        assert_eq!(learned.plan(443, Form::Address, true, now), FIRST);
-        assert_eq!(learned.plan(443, Form::Name, true, now + BELIEVED), FIRST);
-    }
-
-    #[test]
-    fn where_both_are_refused_it_is_asked_once() {
-        let learned = Learned::default();
-        let now = at(0);
-        learned.refuses_both(25, now);
-        for form in [Form::Name, Form::Address] {
-            assert_eq!(learned.plan(25, form, true, now), ONLY);
-        }
-        assert_eq!(learned.plan(25, Form::Name, true, now + BELIEVED), FIRST);
-    }
-
-    #[test]
-    fn three_addresses_in_a_row_are_all_addresses() {
-        let learned = Learned::default();
-        let now = at(0);
-        let [a, b, c]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| ip.parse().unwrap());
-        for ip in [a, a, a, b, b] {
-            assert!(!learned.refused_address(443, ip, now), "one is not all");
-        }
-        learned.took(443, Form::Address, now);
-        for ip in [a, b, c] {
-            assert!(!learned.refused_address(443, ip, now), "others are taken");
-        }
-        let later = now + BELIEVED;
-        assert!(learned.refused_address(443, a, later), "they were in a row already");
-        assert_eq!(learned.plan(443, Form::Address, false, later), Plan::NotAtAll);
-        assert!(!learned.refused_address(443, b, later), "known");
-        assert_eq!(learned.plan(443, Form::Address, false, later + GUESSED), ONLY);
-        learned.forget(443);
-        assert_eq!(learned.plan(443, Form::Address, false, later), ONLY);
-    }
-
-    #[test]
-    fn only_so_many_ports_are_remembered_and_the_useless_make_room() {
-        let learned = Learned::default();
-        let now = at(0);
-        for port in 1..=200 {
-            learned.took(port, Form::Name, now);
-        }
-        assert_eq!(learned.lock().len(), MAX_PORTS);
-        learned.took(300, Form::Name, now + BELIEVED);
-        assert_eq!(learned.lock().len(), 1);
-    }
-}
+mod tests;

@@ -12,13 +12,10 @@ use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// An upstream that is there answers a probe within this time.
 const LONGEST_PROBE: Duration = Duration::from_secs(3);
-
-/// While somebody still waits for an answer, an upstream that has given others one is asked again after this time.
-const AGAIN: Duration = Duration::from_secs(5);
 
 impl Dialler {
     /// It could not be reached.
@@ -36,21 +33,34 @@ impl Dialler {
         }
     }
 
-    /// Ready once it is known to be down; not as long as it answers anybody, after this moment and then again and again.
-    pub(super) async fn found_down(self: &Arc<Self>, id: UpstreamId, member: &Member, mut since: Instant) {
+    /// Ready once it is known to be down. It is not as long as it answers anybody, after this moment and then no further
+    /// apart than `silence`; or else when it is probed. However many wait, they ask together: what one of them is told is
+    /// an answer for all.
+    pub(super) async fn found_down(
+        self: &Arc<Self>,
+        id: UpstreamId,
+        member: &Member,
+        since: Instant,
+        silence: Duration,
+    ) {
         loop {
             let mut news = pin!(member.health.news());
             news.as_mut().enable();
-            if member.health.heard_since(since) {
-                sleep(AGAIN).await;
-                since = Instant::now();
-            }
             if member.health.is_down() {
                 return;
             }
-            self.is_doubted(id, member);
-            // Never where nobody probes.
-            news.await;
+            let heard = member.health.last_heard(since);
+            match heard.and_then(|heard| heard.checked_add(silence)).filter(|due| *due > Instant::now()) {
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => {}
+                    () = news => {}
+                },
+                None => {
+                    self.is_doubted(id, member);
+                    // Never where nobody probes.
+                    news.await;
+                }
+            }
         }
     }
 
@@ -83,9 +93,8 @@ impl Dialler {
         let deadline = Instant::now().checked_add(LONGEST_PROBE).unwrap_or_else(Instant::now);
         let Reached { socket, .. } = self.reach(&member.upstream, &member.at, deadline).await?;
         let Upstream { kind, auth, .. } = &member.upstream;
-        let options = options(&member.upstream.place());
         let (first, handshake) = match kind {
-            Kind::Http => (options.clone(), None),
+            Kind::Http => (OPTIONS.to_vec(), None),
             Kind::Https => {
                 let (first, handshake) = self.handshake(&member.upstream).map_err(DialError::Tls)?;
                 (first, Some(handshake))
@@ -106,7 +115,7 @@ impl Dialler {
                 Some(handshake) => {
                     let tls = handshake.on(socket);
                     tls.shaken().await.map_err(DialError::Tls)?;
-                    tls.write_all(&options).await.map_err(hung_up)?;
+                    tls.write_all(OPTIONS).await.map_err(hung_up)?;
                     Link::from(tls)
                 }
             };
@@ -123,8 +132,6 @@ impl Dialler {
     }
 }
 
-/// The ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7).
-fn options(place: &str) -> Vec<u8> {
-    format!("OPTIONS * HTTP/1.1\r\nHost: {place}\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n")
-        .into_bytes()
-}
+/// The ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7). It names no host, as who has none to name must (RFC 9112 section
+/// 3.2): tinyproxy would connect to it, and behind a stunnel or another port mapping find who knows whom.
+const OPTIONS: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n";

@@ -80,11 +80,11 @@ impl Dialler {
                 Err(err) => err,
             };
             let is_last = others == 0 || Instant::now() >= deadline;
-            if !err.is_upstreams_own() || (is_last && failures.is_empty()) {
+            if err.is_answer() || (failures.is_empty() && (is_last || !err.is_upstreams_own())) {
                 return Err(err);
             }
             tracing::debug!("upstream {}: {err}", member.upstream.name);
-            if is_last {
+            if is_last || !err.is_upstreams_own() {
                 return Err(DialError::Several { before: failures.join("; ").into(), last: Box::new(err) });
             }
             failures.push(format!("{}: {err}", member.upstream.name));
@@ -106,41 +106,38 @@ impl Dialler {
         others: usize,
         deadline: Instant,
     ) -> Result<Far, DialError> {
-        let port = wanted.dst.get().port();
-        let form = form_of(&wanted.target);
+        let asked = &wanted.target;
+        let (learned, form, port) = (&member.learned, Form::of(asked), asked.port());
         let question = |target| Question { id, member, target, wanted, others, deadline };
-        let plan = member.learned.plan(port, form, wanted.other.is_some(), Instant::now());
-        let refused = match plan {
+        let refused = match learned.plan(asked, wanted.other.is_some(), Instant::now()) {
             Plan::NotAtAll => {
                 return Err(DialError::KnownToRefuse { forms: form.words(), port });
             }
             Plan::OtherWay => match self.in_other_way(wanted, deadline).await {
                 Some(target) => {
-                    told.other_way();
                     let done = self.ask(&question(&target)).await;
-                    if done.as_ref().is_err_and(|err| err.may_be_about_the_form(form.other())) {
-                        member.learned.forget(port);
+                    let is_refused = done.as_ref().is_err_and(|err| err.may_be_about_the_form(form.other()));
+                    if !is_refused || !learned.test(asked, Instant::now()) {
+                        told.other_way();
+                        return done;
                     }
-                    return done;
+                    return self.ask_as_it_is(&question(asked)).await;
                 }
-                None => return self.ask(&question(&wanted.target)).await,
+                None => return self.ask_as_it_is(&question(asked)).await,
             },
-            Plan::AsItIs { other_may_help } => match self.ask(&question(&wanted.target)).await {
-                Ok(far) => {
-                    member.learned.took(port, form, Instant::now());
-                    return Ok(far);
-                }
+            Plan::AsItIs { other_may_help } => match self.ask_as_it_is(&question(asked)).await {
                 Err(err) if !err.may_be_about_the_form(form) => return Err(err),
                 Err(err) if other_may_help => err,
                 Err(err) => {
                     if form == Form::Address
                         && wanted.other.is_none()
-                        && member.learned.refused_address(port, wanted.dst.get().ip(), Instant::now())
+                        && learned.refused_address(asked, wanted.dst.get().ip(), Instant::now())
                     {
                         tracing::info!("upstream {} refuses addresses at port {port}", member.upstream.name);
                     }
                     return Err(err);
                 }
+                done => return done,
             },
         };
         let Some(target) = self.in_other_way(wanted, deadline).await else { return Err(refused) };
@@ -148,24 +145,32 @@ impl Dialler {
         match self.ask(&question(&target)).await {
             Ok(far) => {
                 told.other_way();
-                if member.learned.differs(port, form, Instant::now()) {
+                if learned.differs(asked, Instant::now()) {
                     tracing::info!(
                         "upstream {} refuses {} at port {port}, and is asked for {} from now on",
                         member.upstream.name,
                         form.words(),
-                        form_of(&target).words()
+                        Form::of(&target).words()
                     );
                 }
                 Ok(far)
             }
             Err(err) => {
                 if err.may_be_about_the_form(form.other()) {
-                    member.learned.refuses_both(port, Instant::now());
+                    learned.refuses_both(asked, Instant::now());
                 }
                 // What it said first was about what was wanted.
                 Err(refused)
             }
         }
+    }
+
+    async fn ask_as_it_is(self: &Arc<Self>, question: &Question<'_>) -> Result<Far, DialError> {
+        let done = self.ask(question).await;
+        if done.is_ok() {
+            question.member.learned.took(question.target, Instant::now());
+        }
+        done
     }
 
     async fn in_other_way(&self, wanted: &Wanted<'_>, deadline: Instant) -> Option<Target> {
@@ -177,13 +182,6 @@ impl Dialler {
                 checked.addrs.first().copied().map(Target::Addr)
             }
         }
-    }
-}
-
-fn form_of(target: &Target) -> Form {
-    match target {
-        Target::Host(..) => Form::Name,
-        Target::Addr(_) => Form::Address,
     }
 }
 

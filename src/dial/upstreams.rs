@@ -14,6 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 
+#[cfg(test)]
+mod tests;
+
 /// All of them.
 #[derive(Debug)]
 pub struct Upstreams {
@@ -174,7 +177,7 @@ impl Upstreams {
                     self.member(UpstreamId(*id)).map(|member| member.open.load(Ordering::Relaxed))
                 });
             }
-            // The highest of the numbers that client and upstream give together (rendezvous hashing): when one is gone, only
+            // The lowest of the numbers that client and upstream give together (rendezvous hashing): when one is gone, only
             // its own clients go elsewhere.
             UpstreamPolicy::SourceHash => ids.sort_by_cached_key(|id| {
                 let mut hasher = DefaultHasher::new();

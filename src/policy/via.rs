@@ -21,6 +21,12 @@ impl UpstreamSet {
         Self(self.0 | Self::bit(place))
     }
 
+    /// Those at these places.
+    #[cfg(test)]
+    pub(crate) fn of(places: &[u8]) -> Self {
+        places.iter().fold(Self::NONE, |set, place| set.with(*place))
+    }
+
     /// Whether the one at this place is in it.
     #[must_use]
     pub const fn contains(self, place: u8) -> bool {

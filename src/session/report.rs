@@ -76,9 +76,7 @@ impl Report {
         tracing::debug!("{}: directly: {why}", self.open.known().client);
         self.uses(None);
         let mut known = self.open.known();
-        if known.upstream.take().is_some() {
-            known.retries = known.retries.saturating_add(1);
-        }
+        known.failed_over();
         known.is_upstream_down = true;
     }
 
@@ -135,9 +133,7 @@ impl Told for Report {
     fn trying(&self, id: UpstreamId) {
         self.uses(Some(id));
         let mut known = self.open.known();
-        if known.upstream.is_some() {
-            known.retries = known.retries.saturating_add(1);
-        }
+        known.failed_over();
         known.upstream = self.ctx.dialler.upstreams.name(id).map(Arc::clone);
     }
 

@@ -82,6 +82,12 @@ impl Upstreams {
         self.all.iter().any(|one| one.kind == Kind::Https)
     }
 
+    /// Whether anything in here is for the upstreams' eyes only: credentials, or the value of a field.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        !self.fields.is_empty() || self.all.iter().any(|one| one.auth.is_some())
+    }
+
     /// The descriptors of all spares together.
     #[must_use]
     pub fn all_spares(&self) -> usize {

@@ -362,7 +362,10 @@ fn the_settings_to_begin_with_are_some() {
     let https = ("WAYLEAVE_UPSTREAM_PROXY".to_owned(), "https://proxy.example.com".to_owned());
     for variable in &variables {
         let mut alone = vec![variable.clone()];
-        if variable.0 == "WAYLEAVE_UPSTREAM_CA" {
+        // What is said of upstreams needs one.
+        if ["WAYLEAVE_UPSTREAM_CA", "WAYLEAVE_UPSTREAM_POLICY", "WAYLEAVE_WHEN_UPSTREAM_DOWN"]
+            .contains(&&*variable.0)
+        {
             alone.push(https.clone());
         }
         folder.assert_taken("", &alone);

@@ -442,11 +442,10 @@ fn a_policy_out_of_a_pipe_is_not_emptied_by_a_hup() {
     });
     assert!(said.contains(path) && said.contains("nothing comes out of this pipe"), "{said}");
     good();
-    // Somebody who writes it anew is heard.
-    thread::scope(|scope| {
-        scope.spawn(|| fs::write(&pipe, "#\nallow www.example.com\n").unwrap());
-        hup(&daemon, READ_AGAIN)
-    });
+    daemon.wait_records(2);
+    // A file in its place is read, also by those who ask what the daemon did.
+    replace(&lab, "pipe", "#\nallow www.example.com\n");
+    hup(&daemon, READ_AGAIN);
     daemon.has_read_again();
     assert_eq!(rule(&lab, &daemon, WEB, "www.example.com"), "allow:www.example.com@2");
 }

@@ -136,8 +136,10 @@ fn a_refusal_by_status() {
         stream.write_all(REPLIES[case_of(target)].0.as_bytes())?;
         hold(&mut stream)
     });
-    let daemon = lab.daemon(&["--upstream-proxy", &upstream.url()]);
+    let mut asked = 0;
     for (case, (reply, status, shown)) in REPLIES.iter().enumerate() {
+        // A new one each time, which has learned nothing of what this upstream refuses.
+        let daemon = lab.daemon(&["--upstream-proxy", &upstream.url()]);
         let answer = lab.get(&place(case).replace(":443", ":80"), &name_of(case));
         assert_eq!(answer.status, *shown, "{reply:?}");
         answer.assert_ours();
@@ -154,20 +156,16 @@ fn a_refusal_by_status() {
         let mut unknown = lab.connect(&place(case));
         unknown.write_all(FIRST).unwrap();
         assert!(read_to_end(&mut unknown).1.is_err(), "{reply:?}");
-    }
-    let records = daemon.wait_records(REPLIES.len() * 3);
-    for (case, (_, status, _)) in REPLIES.iter().enumerate() {
-        let place = place(case);
-        let dst = place.trim_end_matches("443");
-        let of_case = records.iter().filter(|r| r["dst"].as_str().unwrap().starts_with(dst));
-        let of_case: Vec<&Value> = of_case.collect();
-        assert_eq!(of_case.len(), 3, "{of_case:?}");
-        for record in of_case {
-            assert_eq!(outcome(record), format!("refused:{status}"), "{record}");
+        for record in daemon.wait_records(3) {
+            assert_eq!(outcome(&record), format!("refused:{status}"), "{record}");
         }
+        daemon.term();
+        assert!(daemon.wait_exit().success());
+        // Two of the three have a name; these may be about names, and it is asked by address as well.
+        asked += if matches!(status, 400 | 405 | 501) { 3 + 2 } else { 3 };
+        assert_eq!(upstream.targets().len(), asked, "{reply:?}");
     }
     lab.wait_let_go();
-    assert_eq!(upstream.targets().len(), REPLIES.len() * 3, "asked once each");
 }
 
 /// How a connection ended, in the words of the corpus.

@@ -184,7 +184,7 @@ fn what_an_audit_would_deny_to_some_is_left_to_be_decided() {
         let said = suggest(&[], &log);
         assert_eq!(
             rows(&said.out),
-            ["other.example.net", "www.example.com", "# third.example.org"],
+            ["www.example.com", "other.example.net", "# third.example.org"],
             "{}",
             said.out
         );

@@ -422,3 +422,47 @@ fn via_names_upstreams() {
     let none = wrong("tunnel a via paris\nallow b via paris", false);
     assert!(none.iter().all(|fault| fault.contains("give --upstream-proxy")), "{none:?}");
 }
+
+/// Where a rule about the address sends a connection through an upstream, that may be asked for the host only if the host
+/// would be let through by itself, at any address, by the same upstreams.
+#[test]
+fn by_name_is_only_what_is_let_through_by_name() {
+    let by_name = |text: &str, asked: &str| {
+        let asked = Asked::new(asked);
+        of_file(text, true).target_by_name(&asked.query()).map(|target| target.to_string())
+    };
+    let here = "a.example 192.0.2.10:443 10.1.0.2";
+    let there = Some("a.example:443".to_owned());
+    for may in [
+        "allow 192.0.2.0/24\nallow a.example",
+        "allow 192.0.2.0/24\nallow **.example",
+        "allow 192.0.2.0/24\nallow *",
+        "tunnel 192.0.2.0/24\nallow a.example port 443 from 10.1.0.0/16",
+        "allow 192.0.2.0/24 via paris\nallow a.example via paris",
+        "allow 192.0.2.0/24\ndeny 192.0.2.10\nallow a.example",
+        "allow 192.0.2.0/24\ndeny b.example\nallow *",
+    ] {
+        assert_eq!(by_name(may, here), there, "{may}");
+    }
+    for may_not in [
+        "allow 192.0.2.0/24",
+        "allow 192.0.2.0/24\nallow b.example",
+        "allow 192.0.2.0/24\ndeny a.example\nallow *",
+        "allow 192.0.2.0/24\ndirect a.example\nallow *",
+        "allow 192.0.2.0/24\nallow a.example port 80",
+        "allow 192.0.2.0/24\nallow a.example from 10.9.0.0/16",
+        "allow 192.0.2.0/24\nallow a.example via paris",
+        "allow 192.0.2.0/24 via paris\nallow a.example via lyon",
+        "allow 192.0.2.0/24 via paris\nallow a.example",
+        // What takes every address decides by address, and says nothing of a host.
+        "allow 0.0.0.0/0, ::/0\nallow a.example",
+        "allow 192.0.2.0/24\ndeny 0.0.0.0/0\nallow a.example",
+    ] {
+        assert_eq!(by_name(may_not, here), None, "{may_not}");
+    }
+    assert_eq!(by_name("allow 192.0.2.0/24\nallow *", "- 192.0.2.10:443"), None, "there is no name");
+    assert_eq!(
+        by_name("allow 2001:db8::/32\nallow a.example", "a.example [2001:db8::1]:443"),
+        Some("a.example:443".to_owned())
+    );
+}

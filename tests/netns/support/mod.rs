@@ -35,6 +35,7 @@ pub mod server;
 pub mod strace;
 pub mod tls;
 pub mod tools;
+pub mod upstreams;
 pub mod wait;
 
 #[allow(unused_imports)]

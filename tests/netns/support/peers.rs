@@ -6,6 +6,7 @@ mod cntlm;
 mod dnsmasq;
 mod nginx;
 mod proxies;
+mod socks;
 mod stunnel;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 #[allow(unused_imports)]
 pub use dnsmasq::DNSMASQ_V4;
 pub use nginx::CA;
+#[allow(unused_imports)]
+pub use socks::SOCKS_USER;
 
 use super::process::Process;
 use super::tools::run;

@@ -14,11 +14,17 @@ impl Lab {
     /// Debian runs it. `dialect` is `NTLM` or `NTLM2SR`; `parent` the `address:port` of the proxy that asks for it.
     #[track_caller]
     pub fn cntlm(&self, dialect: &str, parent: &str) -> Peer {
-        let folder = self.subfolder("cntlm", None);
+        self.cntlm_of("lab", CNTLM_PORT, dialect, parent)
+    }
+
+    /// One of several, each on a port of its own and with a user of its own.
+    #[track_caller]
+    pub fn cntlm_of(&self, user: &str, port: u16, dialect: &str, parent: &str) -> Peer {
+        let folder = self.subfolder(&format!("cntlm-{port}"), None);
         let conf = self.file(
-            "cntlm/cntlm.conf",
+            &format!("cntlm-{port}/cntlm.conf"),
             &format!(
-                "Username lab\nDomain LAB\nPassword lab\nAuth {dialect}\nProxy {parent}\nListen {CNTLM_PORT}\n"
+                "Username {user}\nDomain LAB\nPassword lab\nAuth {dialect}\nProxy {parent}\nListen {port}\n"
             ),
         );
         // It holds a password, and cNTLM says so if others can read it.
@@ -28,7 +34,7 @@ impl Lab {
         command.args([&format!("--reuid={}", uid_of("cntlm")), "--regid=65534", "--clear-groups"]);
         command.args([&tool("cntlm"), "-f", "-c", &conf]);
         let process = Process::start("cntlm", &mut command);
-        process.wait_ready("to listen", || self.router_side().listens(CNTLM_PORT));
-        Peer { process, address: "127.0.0.1".to_owned(), port: CNTLM_PORT, folder }
+        process.wait_ready("to listen", || self.router_side().listens(port));
+        Peer { process, address: "127.0.0.1".to_owned(), port, folder }
     }
 }

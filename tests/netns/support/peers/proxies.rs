@@ -32,6 +32,12 @@ impl Lab {
         self.start_squid("squid-ntlm", SQUID_NTLM_PORT, &extras)
     }
 
+    /// The same as [`Lab::squid`] beside another one, on a port of its own.
+    #[track_caller]
+    pub fn squid_on(&self, name: &str, port: u16, extras: &str) -> Peer {
+        self.start_squid(name, port, extras)
+    }
+
     fn start_squid(&self, name: &str, port: u16, extras: &str) -> Peer {
         // Started as root it insists on becoming another user, who must be able to write its logs.
         let folder = self.subfolder(name, Some(uid_of("proxy")));
