@@ -1,15 +1,20 @@
 //! Upstreams with which there is no TLS: the record says what is wrong and what to do, an HTTP client gets a page, nothing
 //! of the client's is sent, and nothing ever in plain.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use crate::spares::talk_and_end;
+use crate::support::bytes::pattern;
 use crate::support::certificates::Certificate;
+use crate::support::client::{hello, read_exactly, read_to_end};
+use crate::support::http::get;
 use crate::support::lab::CORP_V4;
 use crate::support::peers::Peer;
+use crate::support::process::Process;
 use crate::support::scripted::hold;
 use crate::support::tls::Tap;
 use crate::support::{Lab, WEB_V4, wait};
@@ -161,7 +166,7 @@ fn no_tls_to_speak_of() {
         PORT,
         proxy.port,
         &ca.certificate(NAMES),
-        "sslVersion = TLSv1.1\nciphers = ALL:@SECLEVEL=0\noptions = -NO_TLSv1.1",
+        "sslVersion = TLSv1.1\nciphers = DEFAULT:@SECLEVEL=0",
     );
     let tap = lab.tap(TAPPED, PORT);
     says(&refused(&lab, &flags, "tls_protocol_error"), &["neither TLS 1.2 nor TLS 1.3"]);
@@ -270,6 +275,68 @@ fn the_next_upstream_is_taken() {
     assert_eq!(records[CONNECTIONS]["upstream"], "first", "{}", records[CONNECTIONS]);
     let said = |part: &str| daemon.log().iter().filter(|line| line.contains(part)).count();
     assert_eq!((said("upstream first is down"), said("upstream first is back")), (1, 1));
-    assert_eq!(said("upstream second"), 0, "it was always there");
+    assert_eq!(said("upstream second is"), 0, "it was always there");
     tap.assert_closed(&["www.example.com"]);
+}
+
+/// A transfer over TLS that is cut off: what came is the client's, and then it is told that something is missing.
+#[test]
+fn a_stunnel_that_dies_in_the_middle() {
+    const CAME: usize = 300_000;
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    let upstream = lab.upstream(|mut stream, _| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+        let _hello = stream.read(&mut [0; 4096])?;
+        stream.write_all(&pattern(4, CAME))?;
+        hold(&mut stream)
+    });
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let extras = format!("sslVersion = {version}");
+        let stunnel = lab.stunnel(PORT, upstream.server.port, &ca.certificate(NAMES), &extras);
+        let daemon = lab.daemon(&["--upstream-proxy", &url(), "--upstream-ca", &ca.file()]);
+        let mut stream = lab.connect(&format!("{WEB_V4}:443"));
+        stream.write_all(&hello("www.example.com")).unwrap();
+        assert_eq!(read_exactly(&mut stream, CAME), pattern(4, CAME));
+        stunnel.process.end();
+        let (rest, end) = read_to_end(&mut stream);
+        assert_eq!((rest.len(), end.unwrap_err().kind()), (0, ErrorKind::ConnectionReset));
+        let record = daemon.record(|r| r["host"] == "www.example.com");
+        assert_eq!((&record["end"], &record["by"]), (&"reset".into(), &"upstream".into()), "{record}");
+        assert_eq!(record["down"], CAME, "{record}");
+    }
+}
+
+/// A tunnel over TLS 1.2 whose server begins another handshake: it is not followed, which OpenSSL takes for a failure. The
+/// client has what came before and then a reset, and nobody else notices.
+#[test]
+fn renegotiation_is_not_followed() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let ca = lab.authority("corp");
+    let certificate = ca.certificate(NAMES);
+    let mut command = lab.server_side().command("openssl");
+    command.args(["s_server", "-accept", &PORT.to_string(), "-tls1_2", "-cert", &certificate.path()]);
+    command.args(["-key", &certificate.key.to_string_lossy()]).stdin(Stdio::piped());
+    let server = Process::start("s_server", &mut command);
+    server.wait_ready("to listen", || lab.server_side().listens(PORT));
+    let args = ["--upstream-proxy", &url(), "--upstream-ca", &ca.file(), "--upstream-spares", "0"];
+    let daemon = lab.daemon(&args);
+    let mut stream = lab.connect(&format!("{WEB_V4}:80"));
+    stream.write_all(get("www.example.com").as_bytes()).unwrap();
+    server.line("CONNECT www.example.com:80");
+    server.say("HTTP/1.1 200 OK\n\nfirst\n");
+    assert_eq!(read_exactly(&mut stream, 6), b"first\n");
+    server.say("R\n");
+    let (rest, end) = read_to_end(&mut stream);
+    assert_eq!((rest.len(), end.unwrap_err().kind()), (0, ErrorKind::ConnectionReset));
+    let record = daemon.record(|r| r["host"] == "www.example.com");
+    assert_eq!((&record["end"], &record["by"]), (&"reset".into(), &"upstream".into()), "{record}");
+
+    let mut stream = lab.connect(&format!("{WEB_V4}:80"));
+    stream.write_all(get("api.example.com").as_bytes()).unwrap();
+    server.line("CONNECT api.example.com:80");
+    server.say("HTTP/1.1 200 OK\n\nanother\n");
+    assert_eq!(read_exactly(&mut stream, 8), b"another\n");
 }

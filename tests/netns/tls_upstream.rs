@@ -3,8 +3,9 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -341,11 +342,15 @@ fn half_close_through_stunnel() {
     let lab = Lab::router();
     let ca = lab.authority("corp");
     lab.load_rules();
-    let upstream = lab.upstream(|mut stream, _| {
+    let (go, wait_for_go) = channel();
+    let wait_for_go = Mutex::new(wait_for_go);
+    let upstream = lab.upstream(move |mut stream, _| {
         stream.write_all(YES)?;
         let digest = Digest::read(&mut stream)?;
         stream.write_all(digest.line().as_bytes())?;
-        stream.write_all(&pattern(9, 1_000_000))
+        stream.write_all(&pattern(9, 1_000_000))?;
+        // stunnel lets go of what it has not read yet when both ends have come.
+        wait_for_go.lock().unwrap().recv().map_err(io::Error::other)
     });
     let sent = [UNKNOWN, &pattern(7, 300_000)].concat();
     for version in ["TLSv1.2", "TLSv1.3"] {
@@ -357,10 +362,12 @@ fn half_close_through_stunnel() {
             let mut stream = lab.connect(&format!("{WEB_V4}:443"));
             stream.write_all(&sent).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            let (bytes, end) = read_to_end(&mut stream);
-            assert!(end.is_ok(), "{version} {mode}: {end:?}");
             let whole = [Digest::of(&sent).line().as_bytes(), &pattern(9, 1_000_000)].concat();
+            let bytes = read_exactly(&mut stream, whole.len());
             assert_eq!(Digest::of(&bytes), Digest::of(&whole), "{version} {mode}");
+            go.send(()).unwrap();
+            let (rest, end) = read_to_end(&mut stream);
+            assert!(rest.is_empty() && end.is_ok(), "{version} {mode}: {end:?}");
             let record = daemon.record(|r| r["route"] == "tunnel");
             assert_eq!((&record["end"], &record["by"]), (&"closed".into(), &"client".into()), "{record}");
         }
@@ -401,7 +408,7 @@ fn resets_go_through() {
     let lab = Lab::router();
     let ca = lab.authority("corp");
     lab.load_rules();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = channel();
     let proxy = lab.tls_server(PORT, &ca.certificate(NAMES), move |mut tls| {
         read_head(&mut tls)?;
         tls.write_all(YES)?;
@@ -458,7 +465,7 @@ fn the_proxy_protocol_comes_first() {
     let ca = lab.authority("corp");
     lab.load_rules();
     let tls = config(&ca.certificate(NAMES), &[&TLS13]);
-    let kinds = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kinds = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&kinds);
     let _proxy = lab.server(PORT, move |mut stream| {
         let mut header = [0; 28];
