@@ -17,7 +17,7 @@ use crate::support::peers::Peer;
 use crate::support::process::Process;
 use crate::support::scripted::hold;
 use crate::support::tls::Tap;
-use crate::support::{Lab, WEB_V4, wait};
+use crate::support::{Daemon, Lab, WEB_V4, wait};
 use crate::tls_upstream::{NAMES, PORT, url, usr1_says};
 
 /// Where wayleave connects to, and is listened in on.
@@ -30,7 +30,11 @@ fn tapped(host: &str) -> String {
 /// What an HTTP client is told through a daemon of these flags, and the record.
 #[track_caller]
 fn refused(lab: &Lab, flags: &[&str], error: &str) -> Value {
-    let daemon = lab.daemon(flags);
+    refused_by(lab, lab.daemon(flags), error)
+}
+
+#[track_caller]
+fn refused_by(lab: &Lab, daemon: Daemon, error: &str) -> Value {
     let answer = lab.get(&format!("{WEB_V4}:80"), "www.example.com");
     let record = daemon.record(|r| r["host"] == "www.example.com");
     assert_eq!(answer.status, 502, "{record}");
@@ -116,6 +120,14 @@ fn certificates_that_are_not_good() {
         );
     }
     nothing_was_told(&tap, &proxy);
+
+    // The system's do not count where others are named.
+    {
+        let _stunnel = lab.stunnel(PORT, proxy.port, &ca.certificate(NAMES), "");
+        let flags = ["--upstream-proxy", &tapped("proxy.corp.example"), "--upstream-ca", &other.file()];
+        let daemon = lab.start(&flags).env("SSL_CERT_FILE", &ca.file()).run();
+        says(&refused_by(&lab, daemon, "tls_certificate_error"), &["not trusted"]);
+    }
 
     // Good ones in the same place: with the address in it, and one of its own that is named.
     let _echo = lab.echo(443);

@@ -30,11 +30,12 @@ fn a_ca_file_that_is_no_use() {
     let der = der_of(&lab, &ca);
     let cut = lab.file("cut.pem", &pem[..pem.len() / 2]);
     let other = lab.file("other.pem", &pem.replacen("MII", "AAA", 1));
-    let (empty, key) = (lab.file("empty.pem", ""), ca.file().replace("ca.pem", "ca.key"));
+    let empty = lab.file("empty.pem", "");
+    let key = lab.file("key.pem", &fs::read_to_string(ca.file().replace("ca.pem", "ca.key")).unwrap());
     let missing = lab.folder().join("missing.pem").to_string_lossy().into_owned();
     let folder = lab.folder().to_string_lossy().into_owned();
     for (file, why) in [
-        (&missing, "No such file"),
+        (&missing, "No such file or directory: name a file in PEM that can be read"),
         (&folder, "Is a directory"),
         (&empty, "there is no certificate in it: write PEM"),
         (&key, "there is no certificate in it: write PEM"),

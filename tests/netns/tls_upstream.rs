@@ -538,7 +538,7 @@ fn nobody_on_the_way_sees_anything() {
 
 /// Resident memory of an idle TLS tunnel at most. rustls keeps two ciphers, the certificate that was shown and a hash or
 /// two for each; our own buffers are gone.
-const BYTES_EACH: u64 = 14 * 1024;
+const BYTES_EACH: u64 = 8 * 1024;
 const SHARED: u64 = 2 << 20;
 
 #[test]
