@@ -139,7 +139,7 @@ impl Dialler {
         if let Link::Tls(tls) = link {
             tls.shaken().await.map_err(DialError::Tls)?;
             let request = self.request(question);
-            link.write_all(&request).await.map_err(|err| DialError::HungUp { nothing: false, err })?;
+            link.write_all(&request).await.map_err(|err| DialError::HungUp { nothing: true, err })?;
         }
         match question.member.upstream.kind {
             Kind::Http | Kind::Https => read_reply(link, want_page, question.deadline).await,
@@ -176,13 +176,21 @@ impl Dialler {
         // Slow may be the destination, or the upstream itself.
         let waited = tokio::select! {
             biased;
-            reply = timeout_at(deadline, &mut reply) => return reply.unwrap_or(Err(DialError::ReplyTimeout)),
+            reply = timeout_at(deadline, &mut reply) => return reply.unwrap_or_else(|_| Err(too_late(link))),
             () = self.found_down(id, member, asked_at, patience) => asked_at.elapsed(),
         };
         if others > 0 {
             return Err(DialError::Silent { waited });
         }
         // There is nobody else to ask: it may come back in time.
-        timeout_at(deadline, reply).await.unwrap_or(Err(DialError::ReplyTimeout))
+        timeout_at(deadline, reply).await.unwrap_or_else(|_| Err(too_late(link)))
+    }
+}
+
+/// What has not come in time.
+fn too_late(link: &Link) -> DialError {
+    match link {
+        Link::Tls(tls) if tls.is_handshaking() => DialError::HandshakeTimeout,
+        _ => DialError::ReplyTimeout,
     }
 }

@@ -85,6 +85,8 @@ pub enum DialError {
     },
     /// The upstream did not answer in time.
     ReplyTimeout,
+    /// The upstream did not finish the TLS handshake in time.
+    HandshakeTimeout,
     /// The upstream did not answer, and when it was asked whether it was there, did not answer either.
     Silent {
         /// How long it had been waited for.
@@ -163,6 +165,9 @@ impl fmt::Display for DialError {
                 f.write_str("the upstream closed the connection in the middle of its answer")
             }
             Self::ReplyTimeout => f.write_str("the upstream did not answer in time"),
+            Self::HandshakeTimeout => f.write_str(
+                "the upstream did not finish the TLS handshake in time: is this its port for https://?",
+            ),
             Self::Silent { waited } => {
                 write!(
                     f,
@@ -217,9 +222,10 @@ impl DialError {
             Self::NoAddress | Self::Several { .. } => (Cause::Error, Side::Wayleave),
             Self::AllDown { .. } => (Cause::DialFailed, Side::Upstream),
             Self::Connect { .. } => (Cause::DialFailed, Side::Upstream),
-            Self::ConnectTimeout { .. } | Self::ReplyTimeout | Self::Silent { .. } => {
-                (Cause::DialTimeout, Side::Upstream)
-            }
+            Self::ConnectTimeout { .. }
+            | Self::ReplyTimeout
+            | Self::HandshakeTimeout
+            | Self::Silent { .. } => (Cause::DialTimeout, Side::Upstream),
             Self::NoneOf { tried, .. } => tried.first().map_or((Cause::Error, Side::Wayleave), Self::cause),
             Self::Loop { .. } => (Cause::Loop, Side::Wayleave),
             Self::HungUp { .. }
@@ -250,7 +256,7 @@ impl DialError {
                 }
                 _ => ProxyError::DestinationUnavailable,
             },
-            Self::ConnectTimeout { .. } => ProxyError::ConnectionTimeout,
+            Self::ConnectTimeout { .. } | Self::HandshakeTimeout => ProxyError::ConnectionTimeout,
             Self::NoneOf { tried, .. } => {
                 tried.first().map_or(ProxyError::ProxyInternalError, Self::proxy_error)
             }
@@ -304,6 +310,7 @@ impl DialError {
             | Self::Forged { .. }
             | Self::Loop { .. }
             | Self::ReplyTimeout
+            | Self::HandshakeTimeout
             | Self::Refused { .. }
             | Self::SocksRefused(_)
             | Self::KnownToRefuse { .. }
@@ -343,10 +350,26 @@ impl DialError {
         }
     }
 
-    /// The upstream ended the connection without a word.
+    /// What it means that reading an answer failed.
+    pub(super) fn of_reading(err: io::Error, nothing: bool) -> Self {
+        match err.downcast::<TlsError>() {
+            // With TLS 1.3 some of it is said behind the handshake, such as that a certificate of ours is missing.
+            Ok(err @ TlsError::Tls(_)) => Self::Tls(err),
+            Ok(TlsError::Truncated) => Self::CutOff { nothing },
+            Ok(err) => Self::HungUp { nothing, err: err.into() },
+            Err(err) => Self::HungUp { nothing, err },
+        }
+    }
+
+    /// The upstream ended the connection without a word, or before there was TLS to say one in.
     #[must_use]
     pub const fn is_without_a_word(&self) -> bool {
-        matches!(self, Self::HungUp { nothing: true, .. } | Self::CutOff { nothing: true })
+        matches!(
+            self,
+            Self::HungUp { nothing: true, .. }
+                | Self::CutOff { nothing: true }
+                | Self::Tls(TlsError::Io(_) | TlsError::CutOff)
+        )
     }
 
     /// The status that an upstream refused with.

@@ -14,7 +14,7 @@ pub(super) async fn read_reply(
     loop {
         let nothing = reply.is_empty();
         let read = link.read_onto(&mut reply, MAX_HEAD).await;
-        if read.map_err(|err| DialError::HungUp { nothing, err })? == 0 {
+        if read.map_err(|err| DialError::of_reading(err, nothing))? == 0 {
             return Err(DialError::CutOff { nothing });
         }
         match codec::reply(&reply) {

@@ -94,9 +94,8 @@ impl Dialler {
         let deadline = Instant::now().checked_add(LONGEST_PROBE).unwrap_or_else(Instant::now);
         let Reached { socket, .. } = self.reach(&member.upstream, &member.at, deadline).await?;
         let Upstream { kind, auth, .. } = &member.upstream;
-        let options = options(&member.upstream.place());
         let (first, handshake) = match kind {
-            Kind::Http => (options.clone(), None),
+            Kind::Http => (OPTIONS.to_vec(), None),
             Kind::Https => {
                 let (first, handshake) = self.handshake(&member.upstream).map_err(DialError::Tls)?;
                 (first, Some(handshake))
@@ -117,7 +116,7 @@ impl Dialler {
                 Some(handshake) => {
                     let tls = handshake.on(socket);
                     tls.shaken().await.map_err(DialError::Tls)?;
-                    tls.write_all(&options).await.map_err(hung_up)?;
+                    tls.write_all(OPTIONS).await.map_err(hung_up)?;
                     Link::from(tls)
                 }
             };
@@ -134,8 +133,6 @@ impl Dialler {
     }
 }
 
-/// The ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7).
-fn options(place: &str) -> Vec<u8> {
-    format!("OPTIONS * HTTP/1.1\r\nHost: {place}\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n")
-        .into_bytes()
-}
+/// The ping of HTTP (RFC 9110 sections 7.6.2 and 9.3.7). It names no host, as who has none to name must (RFC 9112 section
+/// 3.2): tinyproxy would connect to it, and behind a stunnel or another port mapping find who knows whom.
+const OPTIONS: &[u8] = b"OPTIONS * HTTP/1.1\r\nHost:\r\nMax-Forwards: 0\r\nConnection: close\r\n\r\n";

@@ -41,15 +41,23 @@ pub enum TrustError {
 impl fmt::Display for TrustError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { file, err } => write!(f, "{}: {err}", file.display()),
+            Self::Unreadable { file, err } => {
+                let why = err.to_string();
+                let why = why.split(" (os error").next().unwrap_or_default();
+                write!(f, "--upstream-ca {}: {why}: name a file in PEM that can be read here", file.display())
+            }
             Self::Empty { file } => write!(
                 f,
-                "{}: there is no certificate in it: write PEM, with -----BEGIN CERTIFICATE----- (openssl x509 -inform DER \
+                "--upstream-ca {}: there is no certificate in it: write PEM, with -----BEGIN CERTIFICATE----- (openssl x509 -inform DER \
                  makes it from DER)",
                 file.display()
             ),
             Self::Broken { file, why } => {
-                write!(f, "{}: a certificate in it cannot be used: {why}", file.display())
+                write!(
+                    f,
+                    "--upstream-ca {}: a certificate in it cannot be used: {why}: leave it out, or write it anew",
+                    file.display()
+                )
             }
             Self::NoRoots { why } => {
                 f.write_str("the system has no root certificates")?;

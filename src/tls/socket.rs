@@ -105,6 +105,12 @@ impl TlsSocket {
         poll_fn(|cx| self.poll_handshake(cx)).await
     }
 
+    /// Whether the handshake is still to be [waited for](Self::shaken).
+    #[must_use]
+    pub fn is_handshaking(&self) -> bool {
+        self.lock().session.is_handshaking()
+    }
+
     /// When it is dropped, what was written is delivered, and then comes the end of data, in TLS if it can be sent at once.
     pub fn close_in_order(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);

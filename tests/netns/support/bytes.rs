@@ -64,7 +64,7 @@ impl Digest {
 }
 
 /// Reads a head (to the empty line) byte by byte, so that nothing behind it is taken.
-pub fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+pub fn read_head(stream: &mut impl Read) -> io::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {

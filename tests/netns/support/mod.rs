@@ -16,6 +16,7 @@
 
 pub mod agreement;
 pub mod bytes;
+pub mod certificates;
 pub mod client;
 pub mod clients;
 pub mod crowd;
@@ -32,6 +33,7 @@ pub mod rules;
 pub mod scripted;
 pub mod server;
 pub mod strace;
+pub mod tls;
 pub mod tools;
 pub mod upstreams;
 pub mod wait;

@@ -7,6 +7,7 @@ mod dnsmasq;
 mod nginx;
 mod proxies;
 mod socks;
+mod stunnel;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,11 @@ impl Peer {
     /// For `--upstream-proxy`.
     pub fn url(&self) -> String {
         format!("http://{}:{}", self.address, self.port)
+    }
+
+    /// For `--upstream-proxy`, by TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://{}:{}", self.address, self.port)
     }
 
     /// `address:port`.

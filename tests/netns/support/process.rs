@@ -1,6 +1,6 @@
 //! A program started by a test: what it says is kept, and it does not outlive the test.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -72,6 +72,13 @@ impl Process {
                 lines.open.fetch_sub(1, Ordering::SeqCst);
             });
         }
+    }
+
+    /// Types this, where stdin was made a pipe.
+    #[track_caller]
+    pub fn say(&self, words: &str) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.stdin.as_mut().expect("stdin is a pipe").write_all(words.as_bytes()).unwrap();
     }
 
     pub fn pid(&self) -> i32 {

@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("squid", "squid"),
     ("strace", "strace"),
+    ("stunnel", "stunnel4"),
     ("tinyproxy", "tinyproxy-bin"),
 ];
 
@@ -50,6 +51,8 @@ pub fn command(name: &str) -> Command {
     for variable in ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
         command.env_remove(variable);
     }
+    // Nor a CA that the machine's user trusts.
+    command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
     command
 }
 
