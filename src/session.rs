@@ -1,6 +1,7 @@
 //! One connection, from accept to record.
 
 mod audit;
+mod dial;
 mod open;
 mod recheck;
 mod refuse;
@@ -10,13 +11,13 @@ pub use audit::Audit;
 pub use open::{Open, Registry};
 pub use recheck::Rechecked;
 
-use crate::addr::{ClientAddr, Host, Target};
+use crate::addr::ClientAddr;
 use crate::alarm::Alarm;
-use crate::dial::{Checked, DialError, Dialler, Far, Link, Other, Upstreams, Wanted};
+use crate::dial::{Dialler, Far, Link, Upstreams};
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat, inner_v4};
-use crate::policy::{Action, By, Decision, Policy, Query};
+use crate::policy::{Decision, Policy, Query};
 use crate::record::{Cause, End, Known, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts, Wire};
 use crate::resolve::Resolver;
@@ -286,7 +287,7 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
             let why = report.called_off().detail.unwrap_or_default().into();
             return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
         }
-        dialled = Box::pin(dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
+        dialled = Box::pin(dial::dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
     let far = match dialled {
@@ -341,95 +342,6 @@ async fn called_off(report: &Report) {
 
 /// Longer than anybody dials; to be woken meanwhile does no harm.
 const LONG: Duration = Duration::from_secs(3600);
-
-async fn dial(
-    ctx: &Context,
-    query: &Query<'_>,
-    decision: Decision,
-    protocol: Protocol,
-    report: &Report,
-) -> Result<Far, DialError> {
-    let now = Instant::now();
-    let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
-    match (decision.action, decision.tunnel_target(query)) {
-        (Action::Forward { by, .. }, Some(target)) => {
-            let want_page = protocol == Protocol::Http;
-            match tunnel(ctx, query, decision, target, want_page, deadline, report).await {
-                Err(DialError::AllDown { why }) => {
-                    report.goes_direct_instead(&why);
-                    direct(ctx, query, by, deadline, report).await
-                }
-                done => done,
-            }
-        }
-        (Action::Forward { by, .. }, None) => direct(ctx, query, by, deadline, report).await,
-        // Those do not come here.
-        (Action::Deny, _) => Err(DialError::NoAddress),
-    }
-}
-
-async fn tunnel(
-    ctx: &Context,
-    query: &Query<'_>,
-    decision: Decision,
-    target: Target,
-    want_page: bool,
-    deadline: Instant,
-    report: &Report,
-) -> Result<Far, DialError> {
-    let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
-    let other = match (decision.action, query.host) {
-        // Nobody minds where it goes.
-        (Action::Forward { by: By::Default, .. }, Some(_)) => {
-            Some(Other::Target(Target::Addr(query.dst.get())))
-        }
-        (Action::Forward { by: By::Host, .. }, Some(host)) => {
-            Some(Other::Resolved { host, may_go_to: &may_go_to })
-        }
-        // The upstream finds the address by itself, perhaps another one: that has to be allowed as well.
-        (Action::Forward { by: By::Address, .. }, Some(_)) => {
-            ctx.policy.load().target_by_name(query).map(Other::Target)
-        }
-        _ => None,
-    };
-    let (client, dst, via) = (query.client, query.dst, decision.via());
-    let wanted = Wanted { target, other, client, dst, via, want_page };
-    ctx.dialler.tunnel(&wanted, report, deadline).await
-}
-
-async fn direct(
-    ctx: &Context,
-    query: &Query<'_>,
-    by: By,
-    deadline: Instant,
-    report: &Report,
-) -> Result<Far, DialError> {
-    match (by, query.host) {
-        (By::Host, Some(host)) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
-        _ => ctx.dialler.original(query.dst, deadline).await,
-    }
-}
-
-/// Directly, as a host rule let it through: whether the name goes with the address is looked into first, and told to the
-/// record before anything is dialled.
-async fn dial_by_name(
-    ctx: &Context,
-    query: &Query<'_>,
-    host: &Host,
-    deadline: Instant,
-    report: &Report,
-) -> Result<Far, DialError> {
-    if ctx.audit.is_some() {
-        audit::check_name(report, host, query, deadline);
-        return ctx.dialler.original(query.dst, deadline).await;
-    }
-    let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
-    let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
-    if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
-        report.forged();
-    }
-    ctx.dialler.checked(&checked?, deadline).await
-}
 
 #[cfg(test)]
 mod tests {
