@@ -160,8 +160,9 @@ fn read_all(cli: &Flags, r: &Reader<'_>) -> Result<Vec<Upstream>, SettingsError>
         let upstream = Upstream::parse(&given.text).map_err(|why| given.wrong_unseen(why))?;
         if all.iter().any(|other| other.name == upstream.name) {
             return Err(given.wrong_unseen(format!(
-                "there is another upstream {}: give them names, such as one={}",
+                "there is another upstream {}: give them names, such as one={}://{}",
                 upstream.name,
+                upstream.kind.scheme(),
                 upstream.place()
             )));
         }

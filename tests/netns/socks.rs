@@ -382,6 +382,45 @@ fn spares_are_kept_of_it_too() {
     assert_eq!(scripted.seen.0.load(Ordering::SeqCst), COUNT, "a spare was greeted before it was needed");
 }
 
+/// A password that is answered by hanging up was shown, and is not shown again on a fresh connection as to one that never
+/// heard it: that locks accounts.
+#[test]
+fn a_password_is_not_shown_again_where_a_spare_ends_on_it() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let shown = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&shown);
+    let _server = lab.server(SCRIPTED_PORT, move |mut stream| {
+        stream.read_exact(&mut [0; 4])?;
+        stream.write_all(&[5, 2])?;
+        stream.read_exact(&mut [0; 13])?;
+        if count.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        stream.write_all(&[1, 0])?;
+        stream.read_exact(&mut [0; 22])?;
+        stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        echo(&mut stream)
+    });
+    let url = format!("socks5://user:secret@{CORP_V4}:{SCRIPTED_PORT}");
+    let daemon = lab.start(&["--upstream-proxy", &url]).env("RUST_LOG", "wayleave=debug").run();
+    let first = hello("www.example.com");
+    for (number, kept) in [(1, &first[..]), (2, b"")] {
+        let mut stream = lab.connect(&format!("{WEB_V4}:443"));
+        stream.write_all(&first).unwrap();
+        if kept.is_empty() {
+            assert!(read_to_end(&mut stream).0.is_empty());
+        } else {
+            assert_eq!(read_exactly(&mut stream, kept.len()), kept);
+        }
+        drop(stream);
+        let record = daemon.wait_records(number).swap_remove(number - 1);
+        assert_eq!(record["end"] == "upstream-broken", kept.is_empty(), "{record}");
+    }
+    assert!(daemon.log().iter().any(|line| line.contains("on a spare connection")));
+    assert_eq!(shown.load(Ordering::SeqCst), 2);
+}
+
 /// Killed and started again, with one of another kind behind it.
 #[test]
 fn an_http_proxy_stands_in_for_it_and_the_other_way_round() {
