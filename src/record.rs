@@ -198,6 +198,8 @@ impl Known {
     pub fn failed_over(&mut self) {
         if self.upstream.take().is_some() {
             self.retries = self.retries.saturating_add(1);
+            // That was how this one was asked.
+            self.other_way = false;
         }
     }
 
@@ -468,6 +470,14 @@ mod tests {
         assert_eq!(json["end"], "upstream-refused");
         assert_eq!(json["detail"], "it said \"no\"\n\u{1b}[31m");
         assert!(json.get("no_host").is_none() && json.get("first_us").is_none());
+    }
+
+    #[test]
+    fn how_one_that_failed_was_asked_is_not_told_of_the_next() {
+        let Record { mut known, .. } = record();
+        known.other_way = true;
+        known.failed_over();
+        assert_eq!((known.upstream, known.retries, known.other_way), (None, 1, false));
     }
 
     #[test]

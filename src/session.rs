@@ -67,8 +67,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// What the settings say, and nothing open yet; `trust` is needed where an upstream speaks TLS. To be called within the runtime that is to look names up, up to
-    /// `questions` at once.
+    /// What the settings say, and nothing open yet; `trust` is needed where an upstream speaks TLS. To be called within
+    /// the runtime that is to look names up, up to `questions` at once.
     ///
     /// # Errors
     /// This machine's addresses cannot be read (getifaddrs(3)).

@@ -524,7 +524,8 @@ fn explain_in_json_has_the_keys_of_the_record() {
         (
             &["10.1.0.2:50000", "github.com", "--at", "192.0.2.1"][..],
             r#"{"client":"10.1.0.2","dst":"192.0.2.1:443","host":"github.com","decision":"forward","rule":"allow:github.com",
-                "line":7,"conditional":true,"route":"tunnel","asks_for":"github.com:443"}"#,
+                "line":7,"conditional":true,"route":"tunnel","upstreams":["proxy.corp.example:3128"],
+                "asks_for":"github.com:443"}"#,
         ),
         (
             &["10.1.0.2", "10.1.1.1:80"],
@@ -540,6 +541,11 @@ fn explain_in_json_has_the_keys_of_the_record() {
     let mut command = folder.command(&["explain", "10.1.0.2", "192.0.2.1", "--default", "deny"]);
     let said: Value = serde_json::from_str(&prints(command.env("WAYLEAVE_LOG_FORMAT", "json"))).unwrap();
     assert_eq!((&said["rule"], said.get("line")), (&"default".into(), None));
+    let via = folder.file("via", "tunnel * from 10.1.0.0/16 via c, b\n");
+    let args = ["explain", "10.1.0.2", "192.0.2.1", "--log-format", "json", "--policy", &via];
+    let several = ["--upstream-proxy", "a=p", "--upstream-proxy", "b=p", "--upstream-proxy", "c=p"];
+    let said: Value = serde_json::from_str(&prints(folder.command(&args).args(several))).unwrap();
+    assert_eq!(said["upstreams"], serde_json::json!(["b", "c"]));
 }
 
 /// Many rules are told in part, and the one that decides is.

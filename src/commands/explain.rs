@@ -211,6 +211,7 @@ impl Told<'_> {
             put("audit", json!(Cause::Denied.word()));
         }
         if let Some(target) = self.decision.tunnel_target(&self.query) {
+            put("upstreams", json!(self.settings.upstreams.each_name(self.decision.via())));
             put("asks_for", json!(target.to_string()));
         }
         if let Some(why) = self.unresolved {

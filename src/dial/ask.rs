@@ -78,6 +78,8 @@ impl Dialler {
             Err(err) => {
                 member.spares.distrust();
                 match err.is_upstreams_own() {
+                    // Nothing was learned of it.
+                    _ if err.is_our_shortage() => {}
                     // It is back, which this one came too early for.
                     true if member.health.heard_since(asked_at) => self.is_doubted(id, member),
                     true => self.is_down(id, member, &err),

@@ -34,10 +34,14 @@ pub(super) async fn first_of(
         [] => Err(DialError::NoAddress),
         // By far the most common, so that it has nothing of the race.
         &[addr] => {
-            let err = match timeout_at(deadline, connect(addr)).await {
+            let mut lacking = None;
+            let err = match timeout_at(deadline, connect(addr, &mut lacking)).await {
                 Ok(Ok(stream)) => return Ok((stream, addr)),
                 Ok(Err(err)) => DialError::Connect { addr, err },
-                Err(_) => DialError::ConnectTimeout { addr },
+                Err(_) => match lacking {
+                    Some(err) => DialError::Connect { addr, err },
+                    None => DialError::ConnectTimeout { addr },
+                },
             };
             tracing::debug!("dialling: {err}");
             Err(err)
@@ -61,8 +65,8 @@ fn in_turn(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
     all
 }
 
-async fn connect(addr: SocketAddr) -> io::Result<Watched> {
-    let watched = Watched::new(begin_when_possible(addr).await?.into())?;
+async fn connect(addr: SocketAddr, lacking: &mut Option<io::Error>) -> io::Result<Watched> {
+    let watched = Watched::new(begin_when_possible(addr, lacking).await?.into())?;
     watched.connected().await?;
     Ok(watched)
 }
@@ -96,13 +100,19 @@ pub(super) fn begin(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
-/// wait.
-async fn begin_when_possible(addr: SocketAddr) -> io::Result<Socket> {
+/// wait; `lacking` is what it was waited for.
+async fn begin_when_possible(addr: SocketAddr, lacking: &mut Option<io::Error>) -> io::Result<Socket> {
     let mut pauses = Pauses::default();
     loop {
         match begin(addr) {
-            Err(err) if is_shortage(&err) => tokio::time::sleep(pauses.next()).await,
-            begun => return begun,
+            Err(err) if is_shortage(&err) => {
+                *lacking = Some(err);
+                tokio::time::sleep(pauses.next()).await;
+            }
+            begun => {
+                *lacking = None;
+                return begun;
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::answer::ProxyError;
 use crate::connect::{BrokenReply, PageReader};
 use crate::record::{Cause, End, Side};
 use crate::resolve::ResolveError;
+use crate::socket::is_shortage;
 use crate::socks;
 use crate::socks::Meaning;
 use crate::tls::TlsError;
@@ -316,6 +317,17 @@ impl DialError {
             | Self::KnownToRefuse { .. }
             | Self::Several { .. }
             | Self::AllDown { .. } => false,
+        }
+    }
+
+    /// This machine had nothing left to connect with, neither descriptors nor ports: the far side was not asked, and may
+    /// well be there.
+    #[must_use]
+    pub fn is_our_shortage(&self) -> bool {
+        match self {
+            Self::Connect { err, .. } => is_shortage(err) || err.kind() == io::ErrorKind::AddrNotAvailable,
+            Self::NoneOf { tried, .. } => tried.iter().all(Self::is_our_shortage),
+            _ => false,
         }
     }
 

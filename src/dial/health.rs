@@ -18,6 +18,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// An upstream that has been there for so long is not one that comes and goes: the pauses begin anew.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// What was heard within this time outweighs a probe that was not answered.
+const FRESH: Duration = Duration::from_secs(2);
+
 /// One upstream's.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -143,23 +146,27 @@ impl Health {
         pause
     }
 
-    /// A probe that began then is over: it answered, or this is why it did not.
+    /// A probe that began then is over: it answered, or this is why it did not. That is no sign where somebody else was
+    /// answered meanwhile, and no longer than [`FRESH`] ago.
     pub(super) fn probed(&self, failure: Option<&dyn fmt::Display>, asked: Instant, now: Instant) -> Next {
         match failure {
             None => self.heard(asked, now),
+            Some(_) if self.last_heard(asked).is_some_and(|at| now.saturating_duration_since(at) < FRESH) => {
+            }
             Some(why) => {
                 let mut state = self.lock();
                 self.goes_down(&mut state, why, now);
             }
         }
+        self.probed_for_nothing()
+    }
+
+    /// A probe is over that could not be made.
+    pub(super) fn probed_for_nothing(&self) -> Next {
+        let back = self.needs_no_probe();
+        // Not before the prober has gone, if it goes: who is told may want another.
         self.news.notify_waiters();
-        let mut state = self.lock();
-        if state.down_since.is_none() {
-            state.probed = false;
-            return Next::Done;
-        }
-        drop(state);
-        Next::After(self.pause())
+        if back { Next::Done } else { Next::After(self.pause()) }
     }
 
     /// Whether the prober has nothing to do any more: a connection has met the upstream.
@@ -288,6 +295,25 @@ mod tests {
         assert!(health.doubted());
         health.heard(Instant::now(), Instant::now());
         assert!(!health.doubted());
+    }
+
+    /// There are proxies that know CONNECT and nothing else.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_fails_says_nothing_of_one_that_answers_others() {
+        let health = Health::new("one");
+        for (heard_for, is_down) in [(FRESH - MS, false), (FRESH, true)] {
+            assert!(health.doubted());
+            let asked = Instant::now();
+            advance(MS).await;
+            health.heard(Instant::now(), Instant::now());
+            advance(heard_for).await;
+            let mut news = pin!(health.news());
+            news.as_mut().enable();
+            let next = health.probed(Some(&"no"), asked, Instant::now());
+            assert_eq!((health.is_down(), next == Next::Done), (is_down, !is_down));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert_eq!(news.poll(&mut cx), Poll::Ready(()));
+        }
     }
 
     /// What was asked for before it went down may still be answered.

@@ -81,8 +81,14 @@ impl Dialler {
             }
             let asked = Instant::now();
             let probed = self.probe(member).await;
-            let failure = probed.as_ref().err().map(|err| err as &dyn Display);
-            match member.health.probed(failure, asked, Instant::now()) {
+            let next = match probed.as_ref().err() {
+                Some(err) if err.is_our_shortage() => member.health.probed_for_nothing(),
+                failure => {
+                    let failure = failure.map(|err| err as &dyn Display);
+                    member.health.probed(failure, asked, Instant::now())
+                }
+            };
+            match next {
                 Next::Done => return,
                 Next::After(next) => pause = next,
             }
@@ -92,7 +98,16 @@ impl Dialler {
     /// Any answer will do.
     async fn probe(&self, member: &Member) -> Result<(), DialError> {
         let deadline = Instant::now().checked_add(LONGEST_PROBE).unwrap_or_else(Instant::now);
-        let Reached { socket, .. } = self.reach(&member.upstream, &member.at, deadline).await?;
+        // The ticket is kept until the end: what comes back to ourselves must not be answered as a client.
+        let Reached { socket, addr, ticket } = match self.reach(&member.upstream, &member.at, deadline).await
+        {
+            Err(err) if err.is_our_shortage() => {
+                // Whoever wants to know asks again, and not at once.
+                sleep_until(deadline).await;
+                return Err(err);
+            }
+            reached => reached?,
+        };
         let Upstream { kind, auth, .. } = &member.upstream;
         let (first, handshake) = match kind {
             Kind::Http => (OPTIONS.to_vec(), None),
@@ -129,7 +144,11 @@ impl Dialler {
                 other => other,
             }
         };
-        timeout_at(deadline, asked).await.unwrap_or(Err(silent))
+        let done = timeout_at(deadline, asked).await.unwrap_or(Err(silent));
+        match ticket.is_some_and(|ticket| ticket.came_back()) {
+            true => Err(DialError::Loop { addr }),
+            false => done,
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl Dialler {
         deadline: Instant,
     ) -> Result<Far, DialError> {
         let mut order = self.upstreams.order(wanted.via, wanted.client.get().ip());
-        let goes_direct = self.upstreams.when_down == WhenDown::Direct;
+        let mut goes_direct = self.upstreams.when_down == WhenDown::Direct;
         let mut failures: Vec<String> = Vec::new();
         while let Some(id) = order.next() {
             let Some(member) = self.upstreams.member(id) else { continue };
@@ -79,7 +79,9 @@ impl Dialler {
                 Ok(far) => return Ok(far),
                 Err(err) => err,
             };
-            let is_last = others == 0 || Instant::now() >= deadline;
+            // It may well be there, so that not all are out. Else who uses up our ports would get round the upstreams.
+            goes_direct &= !err.is_our_shortage();
+            let is_last = (order.left() == 0 && !goes_direct) || Instant::now() >= deadline;
             if err.is_answer() || (failures.is_empty() && (is_last || !err.is_upstreams_own())) {
                 return Err(err);
             }

@@ -245,6 +245,8 @@ fn credentials_are_read_and_never_shown() {
         "--upstream-proxy me:s3cret://rest@p",
         "--upstream-proxy http://me:s3cret",
         "--upstream-proxy s3cret/me",
+        "--upstream-proxy http://me:s3cret@p,http://q",
+        "--upstream-proxy http://me:s3cret@p,http://me:s3cret@q",
         "--upstream-proxy http://me:s3cret@p --upstream-credentials /c",
     ] {
         let err = auth(args, &fake("a:s3cret", 0o600)).unwrap_err().to_string();
@@ -336,6 +338,10 @@ fn several_upstreams_and_how_they_are_used() {
     for (args, part) in [
         ("--upstream-proxy a --upstream-proxy http://a:3128", "give them names"),
         ("--upstream-proxy x=a --upstream-proxy x=b", "another upstream x"),
+        ("--upstream-proxy socks5://a --upstream-proxy socks5://a", "such as one=socks5://a:1080"),
+        ("--upstream-proxy a,b", "one upstream to each flag"),
+        ("--upstream-proxy x=http://a:1,y=http://b:2", "one upstream to each flag"),
+        ("--upstream-proxy http://u:p@a,http://u:p@b", "one upstream to each flag"),
         ("--upstream-proxy a --upstream-policy random", "write failover, round-robin"),
         ("--upstream-proxy a --when-upstream-down retry", "write fail or direct"),
         ("--upstream-proxy a --forwarded via", "write off, forwarded"),

@@ -180,6 +180,12 @@ impl Upstream {
             Some((user, place)) => (Some(user), place),
             None => (None, rest),
         };
+        // Two of them in one would be taken for one with an odd password, and be shown both.
+        if place.contains(',') || user.is_some_and(|user| user.contains("://")) {
+            return Err("one upstream to each flag, in the environment with blanks in between; : and / in a password \
+                        as %3A and %2F"
+                .to_owned());
+        }
         let auth = user.map(|user| in_url(user, kind)).transpose()?;
         let (host, port) = place_of(place, kind.default_port())?;
         let name = match given_name {

@@ -52,13 +52,19 @@ impl Upstreams {
     /// The names of those in the set, to be put into a sentence: `paris, lyon or oslo`.
     #[must_use]
     pub fn names(&self, set: UpstreamSet) -> String {
-        let some = (0_u8..).zip(&self.all).filter(|(place, _)| set.contains(*place));
-        let names: Vec<&str> = some.map(|(_, one)| &*one.name).collect();
+        let names = self.each_name(set);
         match names.split_last() {
             None => String::new(),
             Some((one, [])) => (*one).to_owned(),
             Some((last, first)) => format!("{} or {last}", first.join(", ")),
         }
+    }
+
+    /// The names of those in the set.
+    #[must_use]
+    pub fn each_name(&self, set: UpstreamSet) -> Vec<&str> {
+        let some = (0_u8..).zip(&self.all).filter(|(place, _)| set.contains(*place));
+        some.map(|(_, one)| &*one.name).collect()
     }
 
     /// What there is to say of each at start.
@@ -160,8 +166,9 @@ fn read_all(cli: &Flags, r: &Reader<'_>) -> Result<Vec<Upstream>, SettingsError>
         let upstream = Upstream::parse(&given.text).map_err(|why| given.wrong_unseen(why))?;
         if all.iter().any(|other| other.name == upstream.name) {
             return Err(given.wrong_unseen(format!(
-                "there is another upstream {}: give them names, such as one={}",
+                "there is another upstream {}: give them names, such as one={}://{}",
                 upstream.name,
+                upstream.kind.scheme(),
                 upstream.place()
             )));
         }

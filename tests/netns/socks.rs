@@ -13,6 +13,7 @@ use crate::support::lab::{CORP_V4, CORP_V6};
 use crate::support::peers::SOCKS_USER;
 use crate::support::scripted::hold;
 use crate::support::server::Server;
+use crate::support::upstreams::NOT_CARRIED;
 use crate::support::wait;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6};
 
@@ -380,6 +381,44 @@ fn spares_are_kept_of_it_too() {
     assert_eq!(scripted.requests().len(), COUNT);
     assert!(scripted.server.hits() > COUNT, "none of them was begun ahead of need");
     assert_eq!(scripted.seen.0.load(Ordering::SeqCst), COUNT, "a spare was greeted before it was needed");
+}
+
+/// A password that is answered by hanging up was shown, and is not shown again on a fresh connection as to one that never
+/// heard it: that locks accounts.
+#[test]
+fn a_password_is_not_shown_again_where_a_spare_ends_on_it() {
+    let lab = Lab::router();
+    lab.load_rules();
+    let shown = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&shown);
+    let _server = lab.server(SCRIPTED_PORT, move |mut stream| {
+        stream.read_exact(&mut [0; 4])?;
+        stream.write_all(&[5, 2])?;
+        stream.read_exact(&mut [0; 13])?;
+        if count.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        stream.write_all(&[1, 0])?;
+        stream.read_exact(&mut [0; 22])?;
+        stream.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        echo(&mut stream)
+    });
+    let url = format!("socks5://user:secret@{CORP_V4}:{SCRIPTED_PORT}");
+    let daemon = lab.start(&["--upstream-proxy", &url]).env("RUST_LOG", "wayleave=debug").run();
+    let first = hello("www.example.com");
+    for (number, is_carried) in [(1, true), (2, false)] {
+        let mut stream = lab.connect(&format!("{WEB_V4}:443"));
+        stream.write_all(&first).unwrap();
+        match is_carried {
+            true => assert_eq!(read_exactly(&mut stream, first.len()), first),
+            false => assert_eq!(read_to_end(&mut stream).0, NOT_CARRIED),
+        }
+        drop(stream);
+        let record = daemon.wait_records(number).swap_remove(number - 1);
+        assert_eq!(record["end"] == "upstream-broken", !is_carried, "{record}");
+    }
+    assert!(daemon.log().iter().any(|line| line.contains("on a spare connection")));
+    assert_eq!(shown.load(Ordering::SeqCst), 2);
 }
 
 /// Killed and started again, with one of another kind behind it.

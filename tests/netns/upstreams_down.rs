@@ -11,6 +11,7 @@ use crate::forged::{EVIL, Web, claim, is_refused};
 use crate::support::client::{hello, read_to_end, reset};
 use crate::support::clients::ONE_V4;
 use crate::support::lab::CORP_V4;
+use crate::support::namespace::sysctl;
 use crate::support::rules::nft;
 use crate::support::tools::text;
 use crate::support::upstreams::{
@@ -514,6 +515,41 @@ fn directly_is_no_way_around_the_policy() {
         }
         assert_eq!(records.iter().filter(|r| r["forged"] == true).count(), usize::from(mode != "original"));
     }
+}
+
+/// Who has so many connections open that no port is left to dial from has taken no upstream down: another one is asked, to
+/// which there are ports, and where there is none it is not gone around.
+#[test]
+fn ports_that_are_used_up_take_no_upstream_down() {
+    const PORTS: usize = 4;
+    let lab = Lab::router();
+    let web = Web::new(&lab);
+    lab.load_rules();
+    let [a, b, _] = lab.three_members();
+    lab.router_side().enter(|| sysctl("net/ipv4/ip_local_port_range", "40000 40003"));
+    for (members, flags, last) in [
+        (vec![a.flag(), b.flag()], &NO_SPARES[..], Some("b")),
+        (vec![a.flag()], &[NO_SPARES, DIRECT].concat(), None),
+    ] {
+        let daemon = lab.daemon_with(&members, flags);
+        let open: Vec<_> = (0..PORTS).map(|_| through(&lab, ONE_V4, "www.example.com").unwrap()).collect();
+        assert!(open.iter().all(|(_, name, _)| name == "a"), "{open:?}");
+        assert_eq!(goes(&lab, ONE_V4).as_deref(), last);
+        let record = &daemon.wait_records(1)[0];
+        assert!(record.get("upstream_down").is_none(), "{record}");
+        match last {
+            Some(_) => assert_eq!(retries(record), 1, "{record}"),
+            None => {
+                assert_eq!(record["end"], "dial-failed", "{record}");
+                assert!(record["detail"].as_str().unwrap().contains("Cannot assign"), "{record}");
+            }
+        }
+        assert_eq!(said(&daemon, "is down"), 0);
+        open.into_iter().for_each(|(stream, ..)| reset(stream));
+        daemon.term();
+        assert!(daemon.wait_exit().success());
+    }
+    assert!(web.reached().is_empty(), "gone around");
 }
 
 /// A client whose own upstream is gone goes directly too, and not through somebody else's.
