@@ -362,7 +362,8 @@ fn no_spares_for_an_upstream_that_is_ourselves() {
     }
     comes_to_rest(&daemon);
     let records = daemon.records();
-    assert!((CLIENTS..=2 * CLIENTS).contains(&records.len()), "{}", records.len());
+    // Each comes back at most once; and so do the few probes of an upstream that was taken for down.
+    assert!((CLIENTS..=2 * CLIENTS + 8).contains(&records.len()), "{}", records.len());
     assert_eq!(proxy.hits(), 0);
 }
 
