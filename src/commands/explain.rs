@@ -234,10 +234,13 @@ impl Told<'_> {
                     Some(host @ Target::Host(..)) => host.to_string(),
                     Some(Target::Addr(_)) | None => dst,
                 };
-                let else_directly = match upstreams.when_down {
-                    WhenDown::Fail => "",
-                    WhenDown::Direct => "; directly while no upstream is there",
-                };
+                // One that is there and is none of these does not count.
+                let else_directly =
+                    match (upstreams.when_down, upstreams.each_name(self.decision.via()).len()) {
+                        (WhenDown::Fail, _) => "",
+                        (WhenDown::Direct, 1) => "; directly while it is not there",
+                        (WhenDown::Direct, _) => "; directly while none of them is there",
+                    };
                 format!("It goes through {upstream}, which is asked for {target}{else_directly}")
             }
             (Action::Forward { route: Route::Direct, by: By::Host }, Some(host)) => {

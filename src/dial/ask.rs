@@ -169,6 +169,7 @@ impl Dialler {
         let known = lookup(false).await?;
         let failure = match self.first_of(&with_port(&known.addrs), deadline).await {
             Ok(far) => return Ok(far),
+            Err(failure) if failure.is_our_shortage() => return Err(failure),
             Err(failure) => failure,
         };
         self.resolver.forget(name);

@@ -586,12 +586,28 @@ fn explain_and_check_know_of_the_direct_way() {
         said.out
     };
     let ask = [ONE_V4, "v4.example.com:443"];
-    for (flags, is_said) in [(&DIRECT[..], true), (&[], false)] {
-        for said in [say("check", &[], flags), say("explain", &ask, flags)] {
-            let direct =
-                said.lines().any(|line| line.contains("no upstream is there") && line.contains("direct"));
-            assert_eq!(direct, is_said, "{said}");
-        }
+    // Of those that the rule names, whatever there is besides.
+    let others = ["--upstream-proxy", "b=p", "--upstream-proxy", "c=p"];
+    let policy = |via: &str| lab.file(via, &format!("allow v4.example.com via {via}\n"));
+    let (one, two) = (policy("b"), policy("b,c"));
+    for (command, ask, more, words) in [
+        ("check", &[][..], &[][..], "while no upstream is there, connections go directly"),
+        ("explain", &ask, &[], "; directly while it is not there (rule"),
+        (
+            "explain",
+            &ask,
+            &[&others[..], &["--policy", &one]].concat(),
+            "; directly while it is not there (rule",
+        ),
+        (
+            "explain",
+            &ask,
+            &[&others[..], &["--policy", &two]].concat(),
+            "; directly while none of them is there (rule",
+        ),
+    ] {
+        assert!(say(command, ask, &[&DIRECT[..], more].concat()).contains(words), "{words}");
+        assert!(!say(command, ask, more).contains("is there"));
     }
 }
 
