@@ -22,9 +22,10 @@ const PAUSE: Duration = Duration::from_millis(60);
 /// Connections that stay open all the time.
 const LASTING: usize = 30;
 
-/// A record of a connection that had its far side: whatever happened to it later could not be kept by anybody.
+/// A record of a connection that had its far side: whatever happened to it later could not be kept by anybody. (Its proxy
+/// may be gone before the first octet was passed on: `up` says nothing of it.)
 fn was_carried(record: &Value) -> bool {
-    record["up"].as_u64() > Some(0) || record["end"] == "closed"
+    record.get("dialled").is_some()
 }
 
 fn count(records: &[Value], holds: impl Fn(&Value) -> bool) -> usize {
