@@ -1,6 +1,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
@@ -45,12 +46,21 @@ fn silent() -> (Socket, SocketAddr, Vec<Socket>) {
     }
 }
 
-/// Sockets of this machine to there that were begun and are not connected (proc_pid_net(5): 02 is SYN sent).
-fn connecting(to: SocketAddr) -> usize {
+/// Waits until there are so many sockets of this machine to there that were begun and are not connected
+/// (proc_pid_net(5): 02 is SYN sent). What is read while others come and go may have one twice, or not at all.
+async fn connecting(to: SocketAddr, count: usize) {
     let remote = format!("0100007F:{:04X}", to.port());
-    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    let fields = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    fields.filter(|fields| fields[2] == remote && fields[3] == "02").count()
+    let there_are = || {
+        let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        let fields = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        let begun = fields.filter(|fields| fields[2] == remote && fields[3] == "02");
+        begun.map(|fields| fields[1].to_owned()).collect::<HashSet<_>>().len()
+    };
+    let until = soon();
+    while there_are() != count {
+        assert!(Instant::now() < until, "{} are connecting, not {count}", there_are());
+        tokio::task::yield_now().await;
+    }
 }
 
 #[test]
@@ -94,17 +104,12 @@ async fn refused_ones_are_passed_over() {
 async fn a_silent_one_is_passed_over_and_let_go_of() {
     let (_dead, silent, queue) = silent();
     let (_listener, there) = open();
-    let before = connecting(silent);
-    let waiting = async {
-        // While both are tried: the one that was begun to fill the queue, and ours.
-        while connecting(silent) == before {
-            tokio::task::yield_now().await;
-        }
-    };
+    connecting(silent, 1).await;
     let both = [silent, there];
-    let (won, ()) = tokio::join!(first_of(&both, soon()), waiting);
+    // While both are tried: the one that was begun to fill the queue, and ours.
+    let (won, ()) = tokio::join!(first_of(&both, soon()), connecting(silent, 2));
     assert_eq!(won.unwrap().1, there);
-    assert_eq!(connecting(silent), before);
+    connecting(silent, 1).await;
     drop(queue);
 }
 
