@@ -36,6 +36,28 @@ pub(super) struct Opening {
     handshake: Option<Box<Handshake>>,
 }
 
+impl Opening {
+    /// The same behind this header.
+    pub(super) fn behind(self, header: &[u8]) -> Self {
+        Self { first: [header, &self.first].concat(), ..self }
+    }
+
+    /// The connection on which all of the first was sent.
+    pub(super) fn on(self, socket: Socket) -> Link {
+        match self.handshake {
+            None => socket.into(),
+            Some(handshake) => handshake.on(socket).into(),
+        }
+    }
+}
+
+/// Once TLS is up, says in there what is only for the inside; without TLS it has been said already.
+pub(super) async fn say_inside(link: &Link, request: impl FnOnce() -> Vec<u8>) -> Result<(), DialError> {
+    let Link::Tls(tls) = link else { return Ok(()) };
+    tls.shaken().await.map_err(DialError::Tls)?;
+    tls.write_all(&request()).await.map_err(|err| DialError::HungUp { nothing: true, err })
+}
+
 /// Where it is had.
 struct Conversation {
     addr: SocketAddr,
@@ -50,25 +72,36 @@ impl Dialler {
     /// # Errors
     /// TLS cannot be spoken with this upstream at all.
     pub(super) fn opening(&self, question: &Question<'_>) -> Result<Opening, DialError> {
-        let upstream = &question.member.upstream;
         let Wanted { client, dst, .. } = *question.wanted;
+        let opening = self.opening_with(&question.member.upstream, || self.request(question))?;
+        Ok(match self.upstreams.forwarded {
+            Forwarded::ProxyV2 => opening.behind(&proxy_protocol::v2(client, dst)),
+            _ => opening,
+        })
+    }
+
+    /// How one begins with this upstream, where it would be this request that HTTP begins with.
+    ///
+    /// # Errors
+    /// Those of [`Self::opening`].
+    pub(super) fn opening_with(
+        &self,
+        upstream: &Upstream,
+        request: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Opening, DialError> {
         let (first, handshake) = match upstream.kind {
-            Kind::Http => (self.request(question), None),
+            Kind::Http => (request(), None),
             Kind::Https => {
                 let (first, handshake) = self.handshake(upstream).map_err(DialError::Tls)?;
                 (first, Some(handshake))
             }
             Kind::Socks5 => (greeting(upstream.auth.is_some()).to_vec(), None),
         };
-        let first = match self.upstreams.forwarded {
-            Forwarded::ProxyV2 => [proxy_protocol::v2(client, dst), first].concat(),
-            _ => first,
-        };
         Ok(Opening { first, handshake })
     }
 
     /// The first flight of a handshake with this upstream, and the rest of it.
-    pub(super) fn handshake(&self, upstream: &Upstream) -> Result<(Vec<u8>, Box<Handshake>), TlsError> {
+    fn handshake(&self, upstream: &Upstream) -> Result<(Vec<u8>, Box<Handshake>), TlsError> {
         let name = tls::name_of(&upstream.host)?;
         let trust = self.trust.as_ref().ok_or_else(|| TlsError::Name(upstream.place()))?;
         let (handshake, first) = Handshake::new(trust, name)?;
@@ -125,10 +158,7 @@ impl Dialler {
             .map_err(|err| DialError::HungUp { nothing: true, err })?;
         // Now, for it takes nobody's time while the upstream thinks.
         self.refill(question.member, addr);
-        let link = match opening.handshake {
-            None => socket.into(),
-            Some(handshake) => handshake.on(socket).into(),
-        };
+        let link = opening.on(socket);
         let early = self.await_reply(&link, is_spare, asked_at, question).await?;
         Ok((link, early))
     }
@@ -136,11 +166,7 @@ impl Dialler {
     /// Says what there is to say until the tunnel is up.
     async fn say_all(&self, link: &Link, question: &Question<'_>) -> Result<Vec<u8>, DialError> {
         let want_page = question.wanted.want_page;
-        if let Link::Tls(tls) = link {
-            tls.shaken().await.map_err(DialError::Tls)?;
-            let request = self.request(question);
-            link.write_all(&request).await.map_err(|err| DialError::HungUp { nothing: true, err })?;
-        }
+        say_inside(link, || self.request(question)).await?;
         match question.member.upstream.kind {
             Kind::Http | Kind::Https => read_reply(link, want_page, question.deadline).await,
             Kind::Socks5 => socks::converse(link, question).await,

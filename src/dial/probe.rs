@@ -1,13 +1,13 @@
 //! Asking an upstream whether it is there: nothing that reaches any destination, and without credentials, so that nothing
 //! can be refused for good.
 
+use super::converse::say_inside;
 use super::health::Next;
 use super::http::read_reply;
 use super::upstreams::{Member, UpstreamId};
-use super::{DialError, Dialler, Link, Reached, socks};
+use super::{DialError, Dialler, Reached, socks};
 use crate::proxy_protocol;
 use crate::settings::{Forwarded, Kind, Upstream};
-use crate::socks::greeting;
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
@@ -109,32 +109,17 @@ impl Dialler {
             reached => reached?,
         };
         let Upstream { kind, auth, .. } = &member.upstream;
-        let (first, handshake) = match kind {
-            Kind::Http => (OPTIONS.to_vec(), None),
-            Kind::Https => {
-                let (first, handshake) = self.handshake(&member.upstream).map_err(DialError::Tls)?;
-                (first, Some(handshake))
-            }
-            Kind::Socks5 => (greeting(auth.is_some()).to_vec(), None),
+        let opening = self.opening_with(&member.upstream, || OPTIONS.to_vec())?;
+        let opening = match self.upstreams.forwarded {
+            Forwarded::ProxyV2 => opening.behind(&proxy_protocol::LOCAL),
+            _ => opening,
         };
-        let preface: &[u8] = match self.upstreams.forwarded {
-            Forwarded::ProxyV2 => &proxy_protocol::LOCAL,
-            _ => &[],
-        };
-        let request = [preface, &first].concat();
         let hung_up = |err| DialError::HungUp { nothing: true, err };
         let silent = DialError::Silent { waited: LONGEST_PROBE };
         let asked = async {
-            socket.write_all(&request).await.map_err(hung_up)?;
-            let link = match handshake {
-                None => socket.into(),
-                Some(handshake) => {
-                    let tls = handshake.on(socket);
-                    tls.shaken().await.map_err(DialError::Tls)?;
-                    tls.write_all(OPTIONS).await.map_err(hung_up)?;
-                    Link::from(tls)
-                }
-            };
+            socket.write_all(&opening.first).await.map_err(hung_up)?;
+            let link = opening.on(socket);
+            say_inside(&link, || OPTIONS.to_vec()).await?;
             let answer = match kind {
                 Kind::Http | Kind::Https => read_reply(&link, false, deadline).await.map(drop),
                 Kind::Socks5 => socks::is_there(&link, auth.is_some()).await,

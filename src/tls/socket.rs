@@ -40,7 +40,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Begins; also gives the octets that have to be sent before it is [finished](Self::finish), a few hundred.
+    /// Begins; also gives the octets that have to be sent before it goes [on](Self::on), a few hundred.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -52,17 +52,6 @@ impl Handshake {
         }
         let first = std::mem::take(&mut session.outgoing);
         Ok((Self { session }, first))
-    }
-
-    /// Goes on where all of the first flight was sent, until octets can be written. What is still to be said for the
-    /// handshake goes with the first of them.
-    ///
-    /// # Errors
-    /// The other side is not who it should be, speaks no TLS that we do, or is gone.
-    pub async fn finish(self, socket: Socket) -> Result<TlsSocket, TlsError> {
-        let tls = self.on(socket);
-        tls.shaken().await?;
-        Ok(tls)
     }
 
     /// Goes on over this connection, on which all of the first flight was sent: see [`TlsSocket::shaken`].
@@ -97,10 +86,11 @@ impl TlsSocket {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the end of the handshake: nothing is read or written before.
+    /// Waits for the end of the handshake: nothing is read or written before. What is still to be said for it goes with the
+    /// first octets that are written.
     ///
     /// # Errors
-    /// Those of [`Handshake::finish`].
+    /// The other side is not who it should be, speaks no TLS that we do, or is gone.
     pub async fn shaken(&self) -> Result<(), TlsError> {
         poll_fn(|cx| self.poll_handshake(cx)).await
     }

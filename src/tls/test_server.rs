@@ -116,7 +116,9 @@ pub(crate) async fn shake(
     let socket = watched(stream);
     let (handshake, first) = Handshake::new(trust, name)?;
     socket.write_all(&first).await.map_err(TlsError::Io)?;
-    handshake.finish(socket).await
+    let tls = handshake.on(socket);
+    tls.shaken().await?;
+    Ok(tls)
 }
 
 /// Both ends, the handshake done as far as it is without a word from ours.
