@@ -15,6 +15,7 @@ use std::path::PathBuf;
                   RUST_LOG=debug says more. The manuals are wayleave(8) and wayleave-policy(5).",
     override_usage = "wayleave [OPTIONS]\n       wayleave check [OPTIONS]\n       \
                       wayleave explain [OPTIONS] <CLIENT> <DESTINATION>\n       \
+                      wayleave firewall <ACTION> [OPTIONS]\n       \
                       wayleave suggest [OPTIONS] [FILE]...",
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = true,
@@ -41,6 +42,38 @@ pub enum Command {
     Explain(Explain),
     /// Write a whitelist from the records of what was seen
     Suggest(SuggestArgs),
+    /// Make the netfilter rules that fit the daemon's flags: print, apply, remove or check them
+    Firewall(FirewallCommand),
+}
+
+/// The rules that bring connections here.
+#[derive(Args, Debug, Clone)]
+pub struct FirewallCommand {
+    /// What to do with the rules
+    #[arg(value_enum)]
+    pub action: FirewallAction,
+    /// Whose connections: router, output, gate, or several; as --firewall of the daemon if not given
+    #[arg(long, value_name = "MODE,...")]
+    pub mode: Option<String>,
+    /// Print them for iptables-restore and ip6tables-restore instead of nft
+    #[arg(long)]
+    pub iptables: bool,
+    /// The daemon's flags.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What becomes of the rules.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirewallAction {
+    /// Write them to standard output
+    Print,
+    /// Put them in place of those that are there, all at once
+    Apply,
+    /// Take them away
+    Remove,
+    /// Say what is missing, doubled or in their way
+    Check,
 }
 
 /// What is to be explained.
@@ -64,6 +97,9 @@ pub struct Flags {
     /// Where connections come in.
     #[command(flatten)]
     pub capture: CaptureArgs,
+    /// The rules that bring them.
+    #[command(flatten)]
+    pub firewall: FirewallArgs,
     /// The first bytes.
     #[command(flatten)]
     pub sniff: SniffArgs,
@@ -85,9 +121,72 @@ pub struct CaptureArgs {
     /// Port for redirected connections, on all addresses [default: 8443]
     #[arg(long, value_name = "PORT")]
     pub local_port: Option<String>,
-    /// Listen here instead; may be repeated
-    #[arg(long, value_name = "ADDR:PORT")]
+    /// Listen here instead; may be repeated. "tproxy=" or "redirect=" before it says how connections come to it
+    #[arg(long, value_name = "[HOW=]ADDR:PORT")]
     pub listen: Vec<String>,
+    /// How connections come to listeners: redirect or tproxy [default: redirect]
+    #[arg(long, value_name = "HOW")]
+    pub capture: Option<String>,
+    /// Whose address direct connections come from: own or client [default: own]
+    #[arg(long, value_name = "WHOSE")]
+    pub source: Option<String>,
+    /// Firewall mark of all that wayleave sends [default: none; 0x574c with --firewall output]
+    #[arg(long, value_name = "N")]
+    pub mark: Option<String>,
+}
+
+/// The rules that bring connections here. What they are made of is given to the daemon and to `wayleave firewall` alike.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Firewall")]
+pub struct FirewallArgs {
+    /// Make the rules, for as long as the daemon runs: router, output, gate, or several
+    #[arg(long, value_name = "MODE,...")]
+    pub firewall: Option<String>,
+    /// The rules outlive the daemon: what is captured is then refused (gate does this by itself)
+    #[arg(long)]
+    pub firewall_persist: bool,
+    /// router, gate: where clients are, such as lan0,br-*,docker0 [default: wherever no default route leads]
+    #[arg(long, value_name = "NAME,...")]
+    pub in_interface: Vec<String>,
+    /// Ports that are captured, such as 80,443,8000-8100 [default: 80,443]
+    #[arg(long, value_name = "LIST")]
+    pub ports: Option<String>,
+    /// output: capture only what these users send; may be repeated
+    #[arg(long, value_name = "USER,...")]
+    pub uid: Vec<String>,
+    /// output: capture only what these groups send; may be repeated
+    #[arg(long, value_name = "GROUP,...")]
+    pub gid: Vec<String>,
+    /// output: capture only what these cgroups send, such as user.slice; may be repeated
+    #[arg(long, value_name = "PATH,...")]
+    pub cgroup: Vec<String>,
+    /// output: leave these users alone, who run an upstream here; may be repeated
+    #[arg(long, value_name = "USER,...")]
+    pub upstream_uid: Vec<String>,
+    /// output: wayleave's own user, whom the rules leave alone [default: wayleave, where it has no --mark]
+    #[arg(long, value_name = "USER")]
+    pub own_uid: Option<String>,
+    /// output: wayleave's own cgroup, instead of its user
+    #[arg(long, value_name = "PATH")]
+    pub own_cgroup: Option<String>,
+    /// Networks that are reached without wayleave; may be repeated
+    #[arg(long, value_name = "CIDR,...")]
+    pub except_destination: Vec<String>,
+    /// Clients that do without wayleave; may be repeated
+    #[arg(long, value_name = "CIDR,...")]
+    pub except_source: Vec<String>,
+    /// Private and local networks: leave or capture [default: leave; capture for gate]
+    #[arg(long, value_name = "WHAT")]
+    pub lan: Option<String>,
+    /// udp/443, which would go past wayleave: reject or allow [default: reject]
+    #[arg(long, value_name = "WHAT")]
+    pub quic: Option<String>,
+    /// gate: name servers that clients may ask; may be repeated
+    #[arg(long, value_name = "ADDR,...")]
+    pub gate_dns: Vec<String>,
+    /// gate: let clients ping
+    #[arg(long)]
+    pub gate_icmp: bool,
 }
 
 /// The first bytes.

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod explain;
+pub(crate) mod firewall;
 pub(crate) mod suggest;
 
 use std::cell::RefCell;

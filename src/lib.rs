@@ -14,6 +14,7 @@
 pub mod addr;
 pub mod answer;
 pub mod connect;
+pub mod firewall;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod record;

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Check(flags)) => return commands::check::check(flags),
         Some(Command::Explain(asked)) => return commands::explain::explain(asked),
+        Some(Command::Firewall(command)) => return commands::firewall::firewall(command),
         Some(Command::Suggest(args)) => return commands::suggest::suggest(args),
         None => {}
     }

@@ -1,6 +1,7 @@
 //! What the command line, the environment and the files mean: validated, defaults filled in, complaints that name the
 //! remedy.
 
+mod firewall;
 mod policy;
 mod upstream;
 mod upstreams;
@@ -10,10 +11,14 @@ pub use upstream::{Forwarded, Kind, Upstream, UpstreamHost, UpstreamPolicy, When
 pub use upstreams::Upstreams;
 
 use crate::cli::{Cli, Flags};
+use crate::firewall::Capture;
+use crate::firewall::Firewall;
+use crate::firewall::Lifetime;
+use crate::firewall::Listen;
 use crate::policy::{Builder, DefaultAction, Policy, Sink};
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
@@ -51,6 +56,15 @@ pub enum HalfClose {
     Auto,
 }
 
+/// Whose address direct connections come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This machine's.
+    Own,
+    /// The client's, and its port if that is free.
+    Client,
+}
+
 /// The form of records and diagnostics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -72,8 +86,16 @@ pub struct SniffLimits {
 /// Everything that was asked for.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen. An unspecified IPv6 address is dual-stack.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
+    /// How connections come to listeners that are handed over; none: as each of them can take them.
+    pub capture: Option<Capture>,
+    /// Whose address direct connections come from.
+    pub source: Source,
+    /// The mark of all that is sent (`SO_MARK`, socket(7)); none: nothing is marked.
+    pub mark: Option<u32>,
+    /// The rules that the daemon makes by itself, and how long they last.
+    pub firewall: Option<(Firewall, Lifetime)>,
     /// The proxies in front of everything that is not direct.
     pub upstreams: Upstreams,
     /// For resolving, connecting and the upstream's reply together.
@@ -310,6 +332,8 @@ impl Settings {
     /// The first thing that makes no sense, with its remedy.
     pub fn read(cli: &Flags, outside: &dyn Outside) -> Result<Self, SettingsError> {
         let r = Reader(outside);
+        let captured = Captured::read(cli, &r)?;
+        let firewall = firewall::read_daemons(cli, &r, &captured.found())?;
         let upstreams = upstreams::read(cli, &r)?;
         let mut rules = Builder::new();
         let default = policy::read_rules(cli, &r, &upstreams, &mut rules)?;
@@ -324,7 +348,11 @@ impl Settings {
             r.parsed(flag, typed.as_ref(), values::positive_duration).map(|t| t.unwrap_or(default))
         };
         Ok(Self {
-            listen: read_listen(cli, &r)?,
+            listen: captured.listen,
+            capture: captured.capture,
+            source: captured.source,
+            mark: captured.mark,
+            firewall,
             dial_timeout: time("dial-timeout", &carry.dial_timeout, Duration::from_secs(30))?,
             sniff: read_sniff(cli, &r)?,
             no_sniff_ports: r
@@ -408,15 +436,77 @@ fn read_log_format(cli: &Flags, r: &Reader<'_>) -> Result<LogFormat, SettingsErr
     Ok(format.unwrap_or(LogFormat::Text))
 }
 
-fn read_listen(cli: &Flags, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsError> {
-    let mut listen = Vec::new();
+/// Reads the netfilter rules that `wayleave firewall` is asked for: those that fit the daemon's flags.
+///
+/// # Errors
+/// As for [`Settings::read`].
+pub fn read_firewall(
+    mode: Option<&String>,
+    cli: &Flags,
+    outside: &dyn Outside,
+) -> Result<Firewall, SettingsError> {
+    let r = Reader(outside);
+    firewall::read_for(mode, cli, &r, &Captured::read(cli, &r)?.found())
+}
+
+/// How connections come in, and go out again.
+struct Captured {
+    listen: Vec<Listen>,
+    capture: Option<Capture>,
+    source: Source,
+    mark: Option<u32>,
+}
+
+impl Captured {
+    fn read(cli: &Flags, r: &Reader<'_>) -> Result<Self, SettingsError> {
+        let capture = r.parsed("capture", cli.capture.capture.as_ref(), read_capture)?;
+        let listen = read_listen(cli, r, capture.unwrap_or(Capture::Redirect))?;
+        let source = r.one("source", cli.capture.source.as_ref())?;
+        let read_source = |given: &Given| match given.text.as_str() {
+            "own" => Ok(Source::Own),
+            // Redirected, a connection and the one that is dialled for it would be one and the same to conntrack.
+            "client" if listen.iter().all(|one| one.capture == Capture::Redirect) => {
+                Err(given.wrong("what is redirected cannot keep its source: add --capture tproxy"))
+            }
+            "client" => Ok(Source::Client),
+            _ => Err(given.wrong("write own or client")),
+        };
+        let source = source.as_ref().map(read_source).transpose()?.unwrap_or(Source::Own);
+        Ok(Self { source, mark: firewall::read_mark(cli, r)?, capture, listen })
+    }
+
+    fn found(&self) -> firewall::Found<'_> {
+        let keeps_source = self.source == Source::Client;
+        firewall::Found { listen: &self.listen, mark: self.mark, keeps_source }
+    }
+}
+
+fn read_capture(text: &str) -> Result<Capture, String> {
+    match text {
+        "redirect" => Ok(Capture::Redirect),
+        "tproxy" => Ok(Capture::Tproxy),
+        _ => Err("write redirect or tproxy".to_owned()),
+    }
+}
+
+fn read_listen(cli: &Flags, r: &Reader<'_>, capture: Capture) -> Result<Vec<Listen>, SettingsError> {
+    let mut listen: Vec<Listen> = Vec::new();
     for given in r.all("listen", &cli.capture.listen)? {
         for one in given.text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
-            let addr = one.parse().map_err(|_| {
+            let (capture, addr) = match one.split_once('=') {
+                Some((how, addr)) => (read_capture(how).map_err(|why| given.wrong(why))?, addr),
+                None => (capture, one),
+            };
+            let addr = addr.parse().map_err(|_| {
                 given.wrong("write ADDR:PORT with an IP address, such as 127.0.0.1:8443 or [::]:8443")
             })?;
-            if !listen.contains(&addr) {
-                listen.push(addr);
+            match listen.iter().find(|other| other.addr == addr) {
+                Some(other) if other.capture != capture => {
+                    return Err(given
+                        .wrong(format_args!("{addr} cannot be both: give redirect and tproxy a port each")));
+                }
+                Some(_) => {}
+                None => listen.push(Listen { addr, capture }),
             }
         }
     }
@@ -426,7 +516,7 @@ fn read_listen(cli: &Flags, r: &Reader<'_>) -> Result<Vec<SocketAddr>, SettingsE
     }
     if listen.is_empty() {
         let port = port.map(|p| values::port(&p.text).map_err(|why| p.wrong(why))).transpose()?;
-        listen.push((Ipv6Addr::UNSPECIFIED, port.unwrap_or(8443)).into());
+        listen.push(Listen { addr: (Ipv6Addr::UNSPECIFIED, port.unwrap_or(8443)).into(), capture });
     }
     Ok(listen)
 }

@@ -1,6 +1,7 @@
 //! Listeners: one a worker for each address, on one port by `SO_REUSEPORT`; or those that systemd hands over, shared.
 
 use super::holder;
+use crate::firewall::Listen;
 use crate::sys;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::fmt;
@@ -54,12 +55,12 @@ impl Listeners {
     ///
     /// # Errors
     /// An address cannot be listened on; the message says what to do.
-    pub fn bind(addrs: &[SocketAddr], workers: usize) -> Result<Self, ListenError> {
+    pub fn bind(listen: &[Listen], workers: usize) -> Result<Self, ListenError> {
         let mut per_worker: Vec<Vec<TcpListener>> = Vec::new();
         per_worker.resize_with(workers.max(1), Vec::new);
         let mut bound = Vec::new();
-        for &addr in addrs {
-            let (addr, listeners) = bind_all(addr, per_worker.len())?;
+        for listen in listen {
+            let (addr, listeners) = bind_all(listen.addr, per_worker.len())?;
             bound.push(addr);
             for (worker, listener) in per_worker.iter_mut().zip(listeners) {
                 worker.push(listener);
@@ -153,12 +154,17 @@ fn equip(socket: &Socket) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firewall::Capture;
+
+    fn redirected(addr: &str) -> [Listen; 1] {
+        [Listen { addr: addr.parse().unwrap(), capture: Capture::Redirect }]
+    }
 
     #[test]
     fn a_port_that_is_taken_is_said_to_be_by_whom() {
-        let first = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 2).unwrap();
+        let first = Listeners::bind(&redirected("127.0.0.1:0"), 2).unwrap();
         assert_eq!(first.per_worker.len(), 2);
-        let err = Listeners::bind(&first.addrs, 2).unwrap_err().to_string();
+        let err = Listeners::bind(&redirected(&first.addrs[0].to_string()), 2).unwrap_err().to_string();
         let port = first.addrs[0].port();
         let me = std::process::id();
         assert!(err.starts_with(&format!("port {port} is taken by ")), "{err}");
@@ -167,13 +173,13 @@ mod tests {
 
     #[test]
     fn foreign_addresses_are_said_to_be_foreign() {
-        let err = Listeners::bind(&["192.0.2.1:8443".parse().unwrap()], 1).unwrap_err().to_string();
+        let err = Listeners::bind(&redirected("192.0.2.1:8443"), 1).unwrap_err().to_string();
         assert!(err.contains("192.0.2.1 is not an address of this machine"), "{err}");
     }
 
     #[test]
     fn one_listener_serves_both_families() {
-        let listeners = Listeners::bind(&["[::]:0".parse().unwrap()], 1).unwrap();
+        let listeners = Listeners::bind(&redirected("[::]:0"), 1).unwrap();
         let port = listeners.addrs[0].port();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         std::net::TcpStream::connect(("::1", port)).unwrap();

@@ -44,6 +44,10 @@ fn with_env(args: &str, vars: &[(&'static str, &'static str)]) -> Result<Setting
     Settings::read(&cli(args), &Fake { vars, ..Fake::default() })
 }
 
+fn shown(listen: &[Listen]) -> Vec<String> {
+    listen.iter().map(ToString::to_string).collect()
+}
+
 /// How the policy reads at start says what became of the lists.
 fn policy(settings: Result<Settings, SettingsError>) -> String {
     settings.unwrap().policy.to_string()
@@ -52,7 +56,7 @@ fn policy(settings: Result<Settings, SettingsError>) -> String {
 #[test]
 fn defaults_are_those_of_the_design() {
     let s = read("").unwrap();
-    assert_eq!(s.listen, ["[::]:8443".parse().unwrap()]);
+    assert_eq!(shown(&s.listen), ["[::]:8443"]);
     assert!(s.upstreams.is_empty() && s.max_connections.is_none() && s.max_per_client.is_none());
     assert_eq!(s.dial_timeout, Duration::from_secs(30));
     assert_eq!(s.sniff, Some(SniffLimits { timeout: Duration::from_secs(1), max_bytes: 8192 }));
@@ -71,10 +75,10 @@ fn defaults_are_those_of_the_design() {
 fn a_flag_beats_the_environment() {
     let vars = [("WAYLEAVE_LOCAL_PORT", "1234"), ("WAYLEAVE_DIAL_TIMEOUT", "5s")];
     let s = with_env("--local-port 4321", &vars).unwrap();
-    assert_eq!(s.listen, ["[::]:4321".parse().unwrap()]);
+    assert_eq!(shown(&s.listen), ["[::]:4321"]);
     assert_eq!(s.dial_timeout, Duration::from_secs(5));
     // Compose files set what they do not use to nothing.
-    assert_eq!(with_env("", &[("WAYLEAVE_LOCAL_PORT", "")]).unwrap().listen, ["[::]:8443".parse().unwrap()]);
+    assert_eq!(shown(&with_env("", &[("WAYLEAVE_LOCAL_PORT", "")]).unwrap().listen), ["[::]:8443"]);
 }
 
 #[test]
@@ -409,4 +413,155 @@ fn a_pipe_is_read_once() {
     assert!(err.contains("this pipe") && err.ends_with("write a file"), "{err}");
     // What is empty and can be read again is empty.
     assert_eq!(Process.read(Path::new("/dev/null")).unwrap(), "");
+}
+
+#[test]
+fn each_listener_has_its_capture() {
+    let listen = |args: &str| read(args).map(|s| shown(&s.listen));
+    let all = listen("--listen 10.0.0.1:1,tproxy=[::]:2 --listen redirect=[::1]:3 --capture tproxy").unwrap();
+    assert_eq!(all, ["10.0.0.1:1, by TPROXY", "[::]:2, by TPROXY", "[::1]:3"]);
+    assert_eq!(listen("--capture tproxy --local-port 1").unwrap(), ["[::]:1, by TPROXY"]);
+    for (args, part) in [
+        ("--capture dnat", "redirect or tproxy"),
+        ("--listen dnat=[::]:1", "redirect or tproxy"),
+        ("--listen [::]:1,tproxy=[::]:1", "a port each"),
+        ("--source client", "--capture tproxy"),
+        ("--source mine", "own or client"),
+        ("--mark 0", "0xffffffff"),
+    ] {
+        let err = listen(args).unwrap_err();
+        assert!(err.to_string().contains(part) && err.exit_code() == 2, "{args}: {err}");
+    }
+    let s = read("--source client --listen [::]:1,tproxy=[::]:2 --mark 0x10").unwrap();
+    assert_eq!((s.source, s.mark), (Source::Client, Some(16)));
+    assert_eq!((read("").unwrap().mark, read("").unwrap().capture), (None, None));
+}
+
+mod firewall {
+    use super::*;
+    use crate::firewall::Clients;
+    use crate::firewall::OWN_MARK;
+    use crate::firewall::Own;
+    use crate::firewall::Whose;
+
+    const ROUTES: [(&str, &str); 2] = [
+        (
+            "/proc/net/route",
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+             wan0\t00000000\t0102000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+             lan0\t0001000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+             tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\n",
+        ),
+        (
+            "/proc/net/ipv6_route",
+            "fd000001000000000000000000000000 40 00000000000000000000000000000000 00 \
+             00000000000000000000000000000000 00000100 00000001 00000000 00000001     lan0\n\
+             00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
+             fd000002000000000000000000000002 00000400 00000001 00000000 00000003     wan6\n\
+             00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
+             00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo\n",
+        ),
+    ];
+
+    fn rules(args: &str) -> Result<Firewall, SettingsError> {
+        let (mode, args) = args.split_once(' ').unwrap_or((args, ""));
+        let mode = (mode != "-").then(|| mode.to_owned());
+        let outside = Fake { files: ROUTES.into_iter().collect(), ..Fake::default() };
+        read_firewall(mode.as_ref(), &cli(args), &outside)
+    }
+
+    #[test]
+    fn modes_say_which_rules_there_are() {
+        let router = rules("router").unwrap();
+        assert!(
+            router.output.is_none() && router.rejects_quic && !router.captures_lan && !router.keeps_source
+        );
+        assert_eq!(router.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["80", "443"]);
+        let router = router.router.unwrap();
+        assert!(router.gate.is_none());
+        assert_eq!(router.clients, Clients::NotOn(vec!["wan0".into(), "wan6".into()]));
+        assert_eq!(router.to.v4, Some("0.0.0.0:8443".parse().unwrap()));
+        assert_eq!(router.to.v6, Some("[::]:8443".parse().unwrap()));
+
+        let gate = rules("gate --gate-dns 10.0.0.53,fd00::53 --gate-icmp --in-interface lan0,br-*").unwrap();
+        assert!(gate.captures_lan && gate.output.is_none());
+        let gate = gate.router.unwrap();
+        assert_eq!(gate.clients, Clients::On(vec!["lan0".into(), "br-*".into()]));
+        assert_eq!(gate.gate.map(|gate| (gate.dns.len(), gate.icmp)), Some((2, true)));
+
+        let output = rules("output --uid apt,0 --cgroup /user.slice/ --upstream-uid proxy").unwrap();
+        assert!(output.router.is_none());
+        let output = output.output.unwrap();
+        let whose = [Whose::Uid("apt".into()), Whose::Uid("0".into()), Whose::Cgroup("user.slice".into())];
+        assert_eq!(output.whose, whose);
+        assert_eq!((output.own, output.upstream_uids), (Own::Uid("wayleave".into()), vec!["proxy".into()]));
+    }
+
+    #[test]
+    fn own_connections_are_told_by_what_the_daemon_has() {
+        let own = |args: &str| rules(args).unwrap().output.unwrap().own;
+        assert_eq!(own("output --mark 5 --own-uid x --own-cgroup y"), Own::Mark(5));
+        assert_eq!(
+            own("output --own-uid x --own-cgroup system.slice/y.service"),
+            Own::Cgroup("system.slice/y.service".into())
+        );
+        assert_eq!(own("output --own-uid x"), Own::Uid("x".into()));
+        assert_eq!(own("- --firewall output"), Own::Mark(OWN_MARK), "the daemon that makes rules can mark");
+        assert_eq!(own("output --firewall router"), Own::Uid("wayleave".into()));
+        let by_itself = read("--firewall output").unwrap();
+        assert_eq!(by_itself.mark, Some(OWN_MARK));
+        assert_eq!(by_itself.firewall.map(|(_, lifetime)| lifetime), Some(Lifetime::Owner));
+        let gate = read("--firewall gate --in-interface lan0").unwrap();
+        assert_eq!(
+            (gate.mark, gate.firewall.map(|(_, lifetime)| lifetime)),
+            (None, Some(Lifetime::Persistent))
+        );
+        let persistent = read("--firewall output --firewall-persist").unwrap();
+        assert_eq!(persistent.firewall.map(|(_, lifetime)| lifetime), Some(Lifetime::Persistent));
+        assert!(read("").unwrap().firewall.is_none());
+    }
+
+    #[test]
+    fn each_chain_has_the_listener_that_suits_it() {
+        let both = rules("router,output --listen 127.0.0.1:1,[::1]:2,tproxy=0.0.0.0:3").unwrap();
+        let (router, output) = (both.router.unwrap().to, both.output.unwrap().to);
+        assert_eq!(
+            (router.capture, router.v4, router.v6),
+            (Capture::Tproxy, Some("0.0.0.0:3".parse().unwrap()), None)
+        );
+        let addrs = (Some("127.0.0.1:1".parse().unwrap()), Some("[::1]:2".parse().unwrap()));
+        assert_eq!((output.capture, (output.v4, output.v6)), (Capture::Redirect, addrs));
+        assert_eq!(rules("output --capture tproxy").unwrap().output.unwrap().to.capture, Capture::Tproxy);
+    }
+
+    #[test]
+    fn what_could_mean_something_else_in_a_rule_is_refused() {
+        for (args, part) in [
+            ("-", "--mode router"),
+            ("outpt", "router, output or gate"),
+            (",", "router, output or gate"),
+            ("router --in-interface lan0;flush", "name of an interface"),
+            ("router --in-interface *", "name of an interface"),
+            ("router --in-interface a-name-of-16-oct", "name of an interface"),
+            ("output --uid {0}", "neither a name nor a number"),
+            ("output --uid=-1", "neither a name nor a number"),
+            ("output --cgroup a/../b", "path of a cgroup"),
+            ("output --cgroup \"x", "path of a cgroup"),
+            ("router --except-destination example.com", "not a network"),
+            ("router --ports 80,http", "range of ports"),
+            ("router --lan never", "leave or capture"),
+            ("router --quic never", "reject or allow"),
+            ("gate --gate-dns dns.example", "IP addresses"),
+        ] {
+            let err = rules(args).unwrap_err();
+            assert!(err.to_string().contains(part) && err.exit_code() == 2, "{args}: {err}");
+        }
+        let err = read_firewall(Some(&"router".to_owned()), &cli(""), &Fake::default()).unwrap_err();
+        assert!(err.to_string().contains("--in-interface") && err.exit_code() == 78, "{err}");
+        let nets = rules("router --except-destination 192.0.2.9/24,2001:db8::1").unwrap().except_destinations;
+        assert_eq!(
+            nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["192.0.2.0/24", "2001:db8::1/128"]
+        );
+    }
 }

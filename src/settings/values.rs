@@ -1,5 +1,7 @@
 //! Single values as people write them.
 
+use crate::firewall::DIVERT_MARK;
+use crate::firewall::Ports;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -111,6 +113,48 @@ pub(super) fn ports(text: &str) -> Result<Vec<u16>, String> {
         .collect()
 }
 
+/// `80,443,8000-8100`.
+pub(super) fn port_ranges(text: &str) -> Result<Vec<Ports>, String> {
+    let mut all = Vec::new();
+    for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        let (first, last) = one.split_once('-').unwrap_or((one, one));
+        match (port(first), port(last)) {
+            (Ok(first), Ok(last)) if first <= last => all.push(Ports { first, last }),
+            _ => return Err(format!("{one:?} is neither a port nor a range of ports, such as 8000-8100")),
+        }
+    }
+    if all.is_empty() { Err("write at least one port".to_owned()) } else { Ok(united(all)) }
+}
+
+/// In order, and what overlaps or adjoins as one: nft takes no intervals that overlap.
+fn united(mut all: Vec<Ports>) -> Vec<Ports> {
+    all.sort_unstable();
+    let mut united: Vec<Ports> = Vec::new();
+    for one in all {
+        match united.last_mut() {
+            Some(before) if one.first <= before.last.saturating_add(1) => {
+                before.last = before.last.max(one.last)
+            }
+            _ => united.push(one),
+        }
+    }
+    united
+}
+
+/// A firewall mark, decimal or with 0x.
+pub(super) fn mark(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let mark = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    match mark {
+        Ok(0) | Err(_) => Err("write a number from 1 to 0xffffffff".to_owned()),
+        Ok(DIVERT_MARK) => Err("this one marks what is on its way to a listener: choose another".to_owned()),
+        Ok(mark) => Ok(mark),
+    }
+}
+
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.trim().parse().map_err(|_| "write a whole number, 1 or more".to_owned())
 }
@@ -183,6 +227,26 @@ mod tests {
         }
         for text in ["", "yes", "TRUE", "2"] {
             assert!(switch(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_ports_do_not_overlap() {
+        let shown =
+            |text: &str| port_ranges(text).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(shown("443, 80"), Ok(vec!["80".into(), "443".into()]));
+        assert_eq!(shown("8000-8100,8050-8200,8201,1-65535"), Ok(vec!["1-65535".into()]));
+        assert_eq!(shown("8000-8100,8102,8101-8101,8000"), Ok(vec!["8000-8102".into()]));
+        for text in ["", ",", "0", "80-", "-80", "443-80", "http", "80-65536"] {
+            assert!(port_ranges(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn marks() {
+        assert_eq!((mark("0x574c"), mark(" 7 "), mark("0xffffffff")), (Ok(0x574c), Ok(7), Ok(u32::MAX)));
+        for text in ["", "0", "0x0", "x", "-1", "0x100000000", "0x574d", "22349"] {
+            assert!(mark(text).is_err(), "{text}");
         }
     }
 
