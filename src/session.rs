@@ -15,11 +15,12 @@ use crate::addr::ClientAddr;
 use crate::alarm::Alarm;
 use crate::dial::{Dialler, Far, Link, Upstreams};
 use crate::intake::{self, Intake, IntakeError};
+use crate::intercept::{Intercept, Interceptor, guarded};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat, inner_v4};
 use crate::policy::{Decision, Policy, Query};
 use crate::record::{Cause, End, Known, Side};
-use crate::relay::{self, Pending, Relay, Sides, Timeouts, Wire};
+use crate::relay::{self, Pending, Relay, Sides, Tapped, Timeouts, Wire};
 use crate::resolve::Resolver;
 use crate::settings::{Ech, HalfClose, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
@@ -60,6 +61,8 @@ pub struct Context {
     pub timeouts: Timeouts,
     /// The client's end of data, through an upstream.
     pub half_close: HalfClose,
+    /// Looks into what is relayed; none: nobody does, and it is relayed without copying it.
+    pub interceptor: Option<Arc<dyn Interceptor>>,
     /// Where records go.
     pub log: Log,
     /// The connections that are open.
@@ -93,6 +96,7 @@ impl Context {
             dial_timeout: settings.dial_timeout,
             timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
             half_close: settings.half_close,
+            interceptor: None,
             log,
             open: Registry::new(settings.max_per_client),
         })
@@ -166,10 +170,11 @@ struct Both<'c> {
     guards: Option<Box<Guards<'c>>>,
 }
 
-/// Boxed with TLS, which is large; a connection without has no room for it.
+/// Boxed with TLS, which is large, and where somebody looks into it; a connection without has no room for either.
 enum BothSides {
     Plain(Sides),
     Tls(Box<Sides<TlsSocket>>),
+    Tapped(Box<Sides<Tapped, Tapped>>),
 }
 
 impl BothSides {
@@ -184,6 +189,15 @@ impl BothSides {
         match self {
             Self::Plain(sides) => sides.close_in_order(),
             Self::Tls(sides) => sides.close_in_order(),
+            Self::Tapped(sides) => sides.close_in_order(),
+        }
+    }
+
+    /// How whoever looks into it has ended it.
+    fn verdict(&self) -> Option<End> {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => None,
+            Self::Tapped(sides) => sides.verdict(),
         }
     }
 
@@ -191,6 +205,8 @@ impl BothSides {
         match self {
             Self::Plain(sides) => relay::deliver(end, sides).await,
             Self::Tls(sides) => relay::deliver(end, &**sides).await,
+            Self::Tapped(sides) if sides.verdict().is_some() => sides.deliver().await,
+            Self::Tapped(sides) => relay::deliver(end, &**sides).await,
         }
     }
 }
@@ -200,14 +216,21 @@ impl Both<'_> {
         let first = std::mem::take(&mut self.first);
         let end = match &self.sides {
             BothSides::Plain(sides) => relay_between(sides, first, report).await,
-            BothSides::Tls(sides) => Box::pin(relay_between(sides, first, report)).await,
+            BothSides::Tls(sides) => Box::pin(relay_between(&**sides, first, report)).await,
+            BothSides::Tapped(sides) => Box::pin(relay_between(&**sides, first, report)).await,
         };
         match end.cause {
             Cause::Closed => {
                 self.sides.close_in_order();
                 return end;
             }
-            Cause::Reset => Box::pin(self.sides.deliver(&end)).await,
+            Cause::Reset => {
+                Box::pin(self.sides.deliver(&end)).await;
+                // A verdict is a reset to the relay.
+                if let Some(verdict) = self.sides.verdict() {
+                    return verdict;
+                }
+            }
             _ => {}
         }
         match self.guards.as_ref().and_then(|guards| guards.dialled.as_ref()) {
@@ -219,7 +242,11 @@ impl Both<'_> {
     }
 }
 
-fn relay_between<'a, F: Wire>(sides: &'a Sides<F>, first: Pending, report: &'a Report) -> Relay<'a, F> {
+fn relay_between<'a, F: Wire, C: Wire>(
+    sides: &'a Sides<F, C>,
+    first: Pending,
+    report: &'a Report,
+) -> Relay<'a, F, C> {
     let (timeouts, meters) = (&report.ctx.timeouts, &report.open.meters);
     Relay::new(sides, first, timeouts, meters, report.client_end())
 }
@@ -299,11 +326,22 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     let Far { link: far, early, ticket: dialled, .. } = far;
     let is_guarded = dialled.is_some() || accepted.is_some() || repeat.is_some();
     let guards = Guards { dialled, _accepted: accepted, _repeat: repeat };
-    Ok(Both {
-        sides: BothSides::new(client, far),
-        first: Pending { up: first.into(), down: early.into() },
-        guards: is_guarded.then(|| Box::new(guards)),
-    })
+    let first = Pending { up: first.into(), down: early.into() };
+    let (sides, first) = match tap(report)? {
+        None => (BothSides::new(client, far), first),
+        Some(tap) => {
+            (BothSides::Tapped(Box::new(relay::tapped(client, far, first, tap))), Pending::default())
+        }
+    };
+    Ok(Both { sides, first, guards: is_guarded.then(|| Box::new(guards)) })
+}
+
+/// Whoever looks into this connection, if somebody does.
+fn tap(report: &Report) -> Result<Option<Box<dyn Intercept>>, End> {
+    let Some(interceptor) = &report.ctx.interceptor else { return Ok(None) };
+    // A copy: the program may take its time, and what is known is for others to see as well.
+    let known = report.open.known().clone();
+    guarded(|| interceptor.intercept(&known))
 }
 
 async fn sniff(

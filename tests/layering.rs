@@ -1,5 +1,5 @@
-//! Who may know whom: pure core <- settings <- edges <- session <- server <- main. The map of the house is in lib.rs;
-//! this keeps the code to it.
+//! Who may know whom: pure core <- settings <- edges <- session <- server <- forwarder <- main. The map of the
+//! house is in lib.rs; this keeps the code to it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -16,7 +16,18 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     (
         "pure",
-        &["addr", "answer", "connect", "policy", "proxy_protocol", "record", "sniff", "socks", "suggest"],
+        &[
+            "addr",
+            "answer",
+            "connect",
+            "intercept",
+            "policy",
+            "proxy_protocol",
+            "record",
+            "sniff",
+            "socks",
+            "suggest",
+        ],
     ),
     ("settings", &["cli", "settings"]),
     (
@@ -41,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("commands", &["commands"]),
     ("session", &["session"]),
     ("server", &["server"]),
+    ("forwarder", &["forwarder"]),
 ];
 
 /// The crates that the pure core may use, besides std.
