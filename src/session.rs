@@ -384,6 +384,35 @@ const LONG: Duration = Duration::from_secs(3600);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Flags;
+    use crate::settings::{LogFormat, Process};
+
+    /// A connection of which only the client is known, and whoever looks into it.
+    fn tapped_by(interceptor: Option<Arc<dyn Interceptor>>) -> Result<bool, End> {
+        let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _entered = runtime.enter();
+        let settings = Settings::read(&Flags::default(), &Process).unwrap();
+        let mut ctx = Context::new(settings, None, log, 1).unwrap();
+        ctx.interceptor = interceptor;
+        let report = Report::open(Arc::new(ctx), ClientAddr::new("10.0.0.1:1".parse().unwrap()));
+        tap(&report).map(|tap| tap.is_some())
+    }
+
+    #[test]
+    fn it_is_asked_who_looks_into_a_connection() {
+        assert_eq!(tapped_by(None), Ok(false));
+        for looks in [true, false] {
+            let interceptor = move |known: &Known| -> Option<Box<dyn Intercept>> {
+                assert_eq!(known.client.to_string(), "10.0.0.1:1");
+                looks.then(|| -> Box<dyn Intercept> { Box::new(|_, _: &mut Vec<u8>| Ok(())) })
+            };
+            assert_eq!(tapped_by(Some(Arc::new(interceptor))), Ok(looks));
+        }
+        let interceptor = |_: &Known| -> Option<Box<dyn Intercept>> { panic!("a bug") };
+        let end = End::because(Cause::Error, Side::Wayleave, "the interceptor panicked: a bug");
+        assert_eq!(tapped_by(Some(Arc::new(interceptor))), Err(end));
+    }
 
     fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
