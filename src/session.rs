@@ -385,7 +385,10 @@ const LONG: Duration = Duration::from_secs(3600);
 mod tests {
     use super::*;
     use crate::cli::Flags;
+    use crate::intercept::{Cut, Direction};
     use crate::settings::{LogFormat, Process};
+    use crate::tls::test_server::{tcp, watched};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// A connection of which only the client is known, and whoever looks into it.
     fn tapped_by(interceptor: Option<Arc<dyn Interceptor>>) -> Result<bool, End> {
@@ -412,6 +415,44 @@ mod tests {
         let interceptor = |_: &Known| -> Option<Box<dyn Intercept>> { panic!("a bug") };
         let end = End::because(Cause::Error, Side::Wayleave, "the interceptor panicked: a bug");
         assert_eq!(tapped_by(Some(Arc::new(interceptor))), Err(end));
+    }
+
+    /// As the session ends it: the verdict is the record's end, where the relay knows of a reset only.
+    #[tokio::test]
+    async fn a_verdict_is_how_it_ended() {
+        let settings = Settings::read(&Flags::default(), &Process).unwrap();
+        let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
+        let ctx = Arc::new(Context::new(settings, None, log, 1).unwrap());
+        for cuts in [true, false] {
+            let report = Report::open(Arc::clone(&ctx), ClientAddr::new("10.0.0.1:1".parse().unwrap()));
+            let ((mut client, near), (mut server, far)) = (tcp().await, tcp().await);
+            let tap = move |_: Direction, block: &mut Vec<u8>| match block.as_slice() {
+                b"bad" if cuts => Err(Cut::because("it is bad")),
+                _ => Ok(()),
+            };
+            let sides = relay::tapped(watched(near), watched(far).into(), Pending::default(), Box::new(tap));
+            let sides = BothSides::Tapped(Box::new(sides));
+            let mut both = Both { sides, first: Pending::default(), guards: None };
+            let talk = async {
+                server.write_all(b"good").await.unwrap();
+                client.read_exact(&mut [0; 4]).await.unwrap();
+                client.write_all(b"bad").await.unwrap();
+                if cuts {
+                    assert!(server.read(&mut [0]).await.is_err() && client.read(&mut [0]).await.is_err());
+                } else {
+                    server.read_exact(&mut [0; 3]).await.unwrap();
+                    drop((client, server));
+                }
+            };
+            let carried = async move {
+                let end = both.relay(&report).await;
+                drop(both);
+                end
+            };
+            let (end, ()) = tokio::join!(carried, talk);
+            let because = End::because(Cause::Intercepted, Side::Wayleave, "it is bad");
+            if cuts { assert_eq!(end, because) } else { assert_eq!(end.cause, Cause::Closed) }
+        }
     }
 
     fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {

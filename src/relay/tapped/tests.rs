@@ -371,6 +371,22 @@ async fn what_came_before_a_cut_at_the_end_goes_on() {
     }
 }
 
+/// What it was doing is half done; and after a cut it is not to see how things go on.
+#[test]
+fn what_has_given_its_verdict_is_not_called_again() {
+    for first in [b'!', b'?'] {
+        let calls = Arc::<Mutex<usize>>::default();
+        let mut tap = Tap { intercept: Box::new(Touchy(Arc::clone(&calls))), verdict: None };
+        for word in [b'a', first, b'b', b'c'] {
+            let went_on = tap.call(|intercept| intercept.block(Direction::Up, &mut vec![word])).is_ok();
+            assert_eq!(went_on, word == b'a');
+        }
+        assert_eq!(*calls.lock().unwrap(), 2);
+        let cause = if first == b'!' { Cause::Intercepted } else { Cause::Error };
+        assert_eq!(tap.verdict.unwrap().cause, cause);
+    }
+}
+
 #[tokio::test]
 async fn a_reset_is_a_reset_and_lets_the_program_go() {
     for client_resets in [true, false] {
