@@ -341,6 +341,35 @@ async fn the_program_can_cut_it_and_its_bugs_do() {
     }
 }
 
+/// What has gone on and is on its way is not lost by a cut, on neither side and whoever gave the reason.
+#[tokio::test]
+async fn what_is_on_its_way_arrives_before_the_cut() {
+    let sent = vec![b'.'; 500_000];
+    for (up, from_client) in [(true, true), (true, false), (false, true), (false, false)] {
+        let Bench { mut client, mut server, relay, meters } = bench(PLAIN(), Touchy(Arc::default())).await;
+        let (one, moved): (&mut (dyn Stream), _) =
+            if up { (&mut client, &meters.up) } else { (&mut *server, &meters.down) };
+        one.write_all(&sent).await.unwrap();
+        let at = std::time::Instant::now();
+        while moved.load(Ordering::Relaxed) < sent.len() as u64 {
+            assert!(at.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if from_client {
+            say(&mut client, b"!").await
+        } else {
+            say(&mut server, b"!").await
+        }
+        let other: &mut (dyn Stream) = if up { &mut *server } else { &mut client };
+        // The relay is to end before anybody reads.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut got = vec![0; sent.len()];
+        other.read_exact(&mut got).await.unwrap();
+        assert!(got == sent && other.read(&mut [0]).await.is_err());
+        assert_eq!(relay.await.unwrap().cause, Cause::Intercepted);
+    }
+}
+
 /// Cuts where an end of data would go on, or panics.
 struct NoEnd(bool);
 
