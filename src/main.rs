@@ -8,13 +8,12 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use wayleave::cli::{Cli, Command, Flags};
+use wayleave::forwarder::{Bound, Forwarder, LAST_WORDS, StartError, Started};
 use wayleave::log::{self, Log, under_journald};
 use wayleave::secret;
-use wayleave::server::{Limits, Listeners, Server, handed_over};
+use wayleave::server::{Limits, Listeners, handed_over};
 use wayleave::session::{Audit, Context};
 use wayleave::settings::{Process, Settings, unknown_variables};
 use wayleave::signal::{Event, Signals};
@@ -24,8 +23,6 @@ use wayleave::tls::Trust;
 const FAILED: u8 = 1;
 /// `EX_CONFIG` of sysexits(3).
 const BAD_CONFIGURATION: u8 = 78;
-/// How long the log may take to be written out at the end; somebody may have stopped reading it.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let handed_over = handed_over();
@@ -58,9 +55,7 @@ fn main() -> ExitCode {
         Err(err) => return complain(&err, err.exit_code()),
     };
     if let Err(err) = secret::keep(&settings.upstreams) {
-        let why =
-            format!("cannot keep the upstreams' credentials secret ({err}): allow prctl (SystemCallFilter=)");
-        return complain(&why, FAILED);
+        return complain(&StartError::Secret(err), FAILED);
     }
     let filter = match log::filter() {
         Ok(filter) => filter,
@@ -124,25 +119,12 @@ async fn serve(
     handed_over: &[TcpListener],
 ) -> Outcome {
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
-    let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares())?;
-    let listeners = match handed_over {
-        [] => Listeners::bind(&settings.listen, workers)?,
-        sockets => Listeners::share(sockets, workers)?,
-    };
-    announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
-    let drain_timeout = settings.drain_timeout;
-    let ctx = Context::new(settings, trust, log, limits.questions).map_err(|err| {
-        format!("cannot read this machine's addresses ({err}): allow AF_NETLINK (RestrictAddressFamilies= in the unit)")
-    })?;
-    let ctx = Arc::new(ctx);
-    let server = Server::start(&ctx, listeners, limits.connections).map_err(|err| {
-        format!("cannot start the workers ({err}): raise TasksMax= or ulimit -u, or lower --workers")
-    })?;
+    let bound = Bound::new(&settings, handed_over)?;
+    announce(&settings, &bound.listeners, !handed_over.is_empty(), bound.limits, bound.workers);
+    let started = Forwarder::new(settings).start_on(bound, trust, log)?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
-    watch(cli, &ctx, server, signals, drain_timeout).await
+    watch(cli, started, signals).await
 }
 
 fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
@@ -176,60 +158,29 @@ fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limit
 }
 
 /// Until a signal, and then until the open connections are finished or cut.
-async fn watch(
-    cli: &Flags,
-    ctx: &Arc<Context>,
-    mut server: Server,
-    mut signals: Signals,
-    drain_timeout: Duration,
-) -> Outcome {
-    let mut cut_at: Option<Instant> = None;
+async fn watch(cli: &Flags, mut started: Started, mut signals: Signals) -> Outcome {
+    let ctx = Arc::clone(started.context());
     // HUPs that were not yet answered by a reading that began after them.
     let reloads = Arc::new(AtomicUsize::new(0));
     loop {
         let event = tokio::select! {
-            () = server.finished() => break,
+            ended = started.finished() => break ended?,
             event = signals.next() => event,
-            () = until(cut_at) => {
-                tracing::warn!("drain timeout: {} connections are cut", ctx.open.count());
-                server.cut();
-                cut_at = None;
-                continue;
-            }
         };
         match event {
-            Some(Event::Stop) if server.is_stopped() => {
-                tracing::warn!("asked again: {} connections are cut", ctx.open.count());
-                server.cut();
-            }
             Some(Event::Stop) => {
-                notify(&[sd_notify::NotifyState::Stopping]);
-                tracing::info!(
-                    "stopping: {} connections may finish within {drain_timeout:?}",
-                    ctx.open.count()
-                );
-                server.stop();
-                ctx.dialler.upstreams.close_spares();
-                cut_at = Instant::now().checked_add(drain_timeout);
+                if !started.is_stopped() {
+                    notify(&[sd_notify::NotifyState::Stopping]);
+                }
+                started.stop();
             }
-            Some(Event::Reload) => reload(cli, ctx, &reloads),
-            Some(Event::Show) => show(ctx),
+            Some(Event::Reload) => reload(cli, &ctx, &reloads),
+            Some(Event::Show) => show(&ctx),
             None => return Err("the signal handler is gone".into()),
         }
     }
-    if server.is_stopped() {
-        tracing::info!("stopped{}", audited(ctx));
-        Ok(())
-    } else {
-        Err("all workers ended: see the log above".into())
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
+    tracing::info!("stopped{}", audited(&ctx));
+    Ok(())
 }
 
 /// HUP: reads everything again and takes the policy over, all of it or nothing. On a thread of its own, for a file may

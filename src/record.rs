@@ -93,6 +93,8 @@ causes! {
     UpstreamRefused = "upstream-refused",
     /// The upstream's answer was not HTTP, or it hung up before it ended.
     UpstreamBroken = "upstream-broken",
+    /// The program that embeds wayleave has ended it; the detail says why.
+    Intercepted = "intercepted",
     /// Still open when the drain timeout ran out, or at a second signal.
     Cut = "cut",
     /// Something of our own went wrong; the detail says what.

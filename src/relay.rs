@@ -3,8 +3,10 @@
 mod half;
 mod hold;
 mod splice;
+mod tapped;
 mod wire;
 
+pub use tapped::{Tapped, tapped};
 pub use wire::Wire;
 
 use crate::alarm::Alarm;
@@ -169,14 +171,14 @@ impl Clock<'_> {
 
 /// Both sides of a connection.
 #[derive(Debug)]
-pub struct Sides<F = Socket> {
+pub struct Sides<F = Socket, C = Socket> {
     /// The client's.
-    pub client: Socket,
+    pub client: C,
     /// The server's, or the upstream's.
     pub far: F,
 }
 
-impl<F: Wire> Sides<F> {
+impl<F: Wire, C: Wire> Sides<F, C> {
     /// When they are dropped, both are closed in order and not reset.
     pub fn close_in_order(&mut self) {
         self.client.close_in_order();
@@ -187,8 +189,8 @@ impl<F: Wire> Sides<F> {
 /// Relays until both directions are finished, one side resets, a timeout runs out, or a later policy denies it. On
 /// anything but an orderly end (`closed`) the sockets are left for the caller to reset, after what was [received
 /// before](deliver).
-pub struct Relay<'a, F = Socket> {
-    sides: &'a Sides<F>,
+pub struct Relay<'a, F = Socket, C = Socket> {
+    sides: &'a Sides<F, C>,
     up: Half,
     down: Half,
     clock: Clock<'a>,
@@ -208,7 +210,7 @@ pub struct Relay<'a, F = Socket> {
 /// Done when the side is reset.
 type Watch<'a> = Pin<Box<dyn Future<Output = Side> + Send + 'a>>;
 
-impl<F: Wire> Future for Relay<'_, F> {
+impl<F: Wire, C: Wire> Future for Relay<'_, F, C> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
@@ -246,11 +248,11 @@ impl<F: Wire> Future for Relay<'_, F> {
     }
 }
 
-impl<'a, F: Wire> Relay<'a, F> {
+impl<'a, F: Wire, C: Wire> Relay<'a, F, C> {
     /// A relay that begins now.
     #[must_use]
     pub fn new(
-        sides: &'a Sides<F>,
+        sides: &'a Sides<F, C>,
         first: Pending,
         timeouts: &'a Timeouts,
         meters: &'a Meters,
@@ -289,7 +291,7 @@ impl<'a, F: Wire> Relay<'a, F> {
     }
 
     fn source(&self, half: &Half) -> &'a Socket {
-        if half.from == Side::Client { &self.sides.client } else { self.sides.far.tcp() }
+        if half.from == Side::Client { self.sides.client.tcp() } else { self.sides.far.tcp() }
     }
 
     /// The alarm rang: how it ends, if it does.
@@ -344,7 +346,7 @@ impl<'a, F: Wire> Relay<'a, F> {
         if due > now {
             return;
         }
-        let sides = [&self.sides.client, self.sides.far.tcp()].into_iter();
+        let sides = [self.sides.client.tcp(), self.sides.far.tcp()].into_iter();
         let mut under_way = sides.map(|side| sys::unacknowledged(side.as_fd()).unwrap_or(0));
         if self.down.is_blocked() || under_way.any(|octets| octets > 0) {
             if let Some(held) = &mut self.held {
@@ -430,8 +432,8 @@ const DELIVERY: Duration = Duration::from_secs(2);
 
 /// A reset throws away what the kernel has not delivered yet. What was received before one side's reset belongs to the
 /// other, so it is given a moment to arrive before that one is reset too.
-pub async fn deliver<F: Wire>(end: &End, sides: &Sides<F>) {
-    let to = if end.by == Side::Client { sides.far.tcp() } else { &sides.client };
+pub async fn deliver<F: Wire, C: Wire>(end: &End, sides: &Sides<F, C>) {
+    let to = if end.by == Side::Client { sides.far.tcp() } else { sides.client.tcp() };
     let Some(until) = Instant::now().checked_add(DELIVERY) else { return };
     let mut pause = Duration::from_millis(1);
     while sys::unacknowledged(to.as_fd()).is_ok_and(|octets| octets > 0) && Instant::now() < until {

@@ -15,11 +15,12 @@ use crate::addr::ClientAddr;
 use crate::alarm::Alarm;
 use crate::dial::{Dialler, Far, Link, Upstreams};
 use crate::intake::{self, Intake, IntakeError};
+use crate::intercept::{Intercept, Interceptor, guarded};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat, inner_v4};
 use crate::policy::{Decision, Policy, Query};
 use crate::record::{Cause, End, Known, Side};
-use crate::relay::{self, Pending, Relay, Sides, Timeouts, Wire};
+use crate::relay::{self, Pending, Relay, Sides, Tapped, Timeouts, Wire};
 use crate::resolve::Resolver;
 use crate::settings::{Ech, HalfClose, Settings, SniffLimits};
 use crate::sniff::{NoHost, Protocol, Sniffed};
@@ -60,6 +61,8 @@ pub struct Context {
     pub timeouts: Timeouts,
     /// The client's end of data, through an upstream.
     pub half_close: HalfClose,
+    /// Looks into what is relayed; none: nobody does, and it is relayed without copying it.
+    pub interceptor: Option<Arc<dyn Interceptor>>,
     /// Where records go.
     pub log: Log,
     /// The connections that are open.
@@ -93,6 +96,7 @@ impl Context {
             dial_timeout: settings.dial_timeout,
             timeouts: Timeouts { idle: settings.idle_timeout, half_close: settings.half_close_timeout },
             half_close: settings.half_close,
+            interceptor: None,
             log,
             open: Registry::new(settings.max_per_client),
         })
@@ -166,10 +170,11 @@ struct Both<'c> {
     guards: Option<Box<Guards<'c>>>,
 }
 
-/// Boxed with TLS, which is large; a connection without has no room for it.
+/// Boxed with TLS, which is large, and where somebody looks into it; a connection without has no room for either.
 enum BothSides {
     Plain(Sides),
     Tls(Box<Sides<TlsSocket>>),
+    Tapped(Box<Sides<Tapped, Tapped>>),
 }
 
 impl BothSides {
@@ -184,6 +189,15 @@ impl BothSides {
         match self {
             Self::Plain(sides) => sides.close_in_order(),
             Self::Tls(sides) => sides.close_in_order(),
+            Self::Tapped(sides) => sides.close_in_order(),
+        }
+    }
+
+    /// How whoever looks into it has ended it.
+    fn verdict(&self) -> Option<End> {
+        match self {
+            Self::Plain(_) | Self::Tls(_) => None,
+            Self::Tapped(sides) => sides.verdict(),
         }
     }
 
@@ -191,6 +205,8 @@ impl BothSides {
         match self {
             Self::Plain(sides) => relay::deliver(end, sides).await,
             Self::Tls(sides) => relay::deliver(end, &**sides).await,
+            Self::Tapped(sides) if sides.verdict().is_some() => sides.deliver().await,
+            Self::Tapped(sides) => relay::deliver(end, &**sides).await,
         }
     }
 }
@@ -200,14 +216,21 @@ impl Both<'_> {
         let first = std::mem::take(&mut self.first);
         let end = match &self.sides {
             BothSides::Plain(sides) => relay_between(sides, first, report).await,
-            BothSides::Tls(sides) => Box::pin(relay_between(sides, first, report)).await,
+            BothSides::Tls(sides) => Box::pin(relay_between(&**sides, first, report)).await,
+            BothSides::Tapped(sides) => Box::pin(relay_between(&**sides, first, report)).await,
         };
         match end.cause {
             Cause::Closed => {
                 self.sides.close_in_order();
                 return end;
             }
-            Cause::Reset => Box::pin(self.sides.deliver(&end)).await,
+            Cause::Reset => {
+                Box::pin(self.sides.deliver(&end)).await;
+                // A verdict is a reset to the relay.
+                if let Some(verdict) = self.sides.verdict() {
+                    return verdict;
+                }
+            }
             _ => {}
         }
         match self.guards.as_ref().and_then(|guards| guards.dialled.as_ref()) {
@@ -219,7 +242,11 @@ impl Both<'_> {
     }
 }
 
-fn relay_between<'a, F: Wire>(sides: &'a Sides<F>, first: Pending, report: &'a Report) -> Relay<'a, F> {
+fn relay_between<'a, F: Wire, C: Wire>(
+    sides: &'a Sides<F, C>,
+    first: Pending,
+    report: &'a Report,
+) -> Relay<'a, F, C> {
     let (timeouts, meters) = (&report.ctx.timeouts, &report.open.meters);
     Relay::new(sides, first, timeouts, meters, report.client_end())
 }
@@ -299,11 +326,22 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     let Far { link: far, early, ticket: dialled, .. } = far;
     let is_guarded = dialled.is_some() || accepted.is_some() || repeat.is_some();
     let guards = Guards { dialled, _accepted: accepted, _repeat: repeat };
-    Ok(Both {
-        sides: BothSides::new(client, far),
-        first: Pending { up: first.into(), down: early.into() },
-        guards: is_guarded.then(|| Box::new(guards)),
-    })
+    let first = Pending { up: first.into(), down: early.into() };
+    let (sides, first) = match tap(report)? {
+        None => (BothSides::new(client, far), first),
+        Some(tap) => {
+            (BothSides::Tapped(Box::new(relay::tapped(client, far, first, tap))), Pending::default())
+        }
+    };
+    Ok(Both { sides, first, guards: is_guarded.then(|| Box::new(guards)) })
+}
+
+/// Whoever looks into this connection, if somebody does.
+fn tap(report: &Report) -> Result<Option<Box<dyn Intercept>>, End> {
+    let Some(interceptor) = &report.ctx.interceptor else { return Ok(None) };
+    // A copy: the program may take its time, and what is known is for others to see as well.
+    let known = report.open.known().clone();
+    guarded(|| interceptor.intercept(&known))
 }
 
 async fn sniff(
@@ -346,6 +384,76 @@ const LONG: Duration = Duration::from_secs(3600);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Flags;
+    use crate::intercept::{Cut, Direction};
+    use crate::settings::{LogFormat, Process};
+    use crate::tls::test_server::{tcp, watched};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A connection of which only the client is known, and whoever looks into it.
+    fn tapped_by(interceptor: Option<Arc<dyn Interceptor>>) -> Result<bool, End> {
+        let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _entered = runtime.enter();
+        let settings = Settings::read(&Flags::default(), &Process).unwrap();
+        let mut ctx = Context::new(settings, None, log, 1).unwrap();
+        ctx.interceptor = interceptor;
+        let report = Report::open(Arc::new(ctx), ClientAddr::new("10.0.0.1:1".parse().unwrap()));
+        tap(&report).map(|tap| tap.is_some())
+    }
+
+    #[test]
+    fn it_is_asked_who_looks_into_a_connection() {
+        assert_eq!(tapped_by(None), Ok(false));
+        for looks in [true, false] {
+            let interceptor = move |known: &Known| -> Option<Box<dyn Intercept>> {
+                assert_eq!(known.client.to_string(), "10.0.0.1:1");
+                looks.then(|| -> Box<dyn Intercept> { Box::new(|_, _: &mut Vec<u8>| Ok(())) })
+            };
+            assert_eq!(tapped_by(Some(Arc::new(interceptor))), Ok(looks));
+        }
+        let interceptor = |_: &Known| -> Option<Box<dyn Intercept>> { panic!("a bug") };
+        let end = End::because(Cause::Error, Side::Wayleave, "the interceptor panicked: a bug");
+        assert_eq!(tapped_by(Some(Arc::new(interceptor))), Err(end));
+    }
+
+    /// As the session ends it: the verdict is the record's end, where the relay knows of a reset only.
+    #[tokio::test]
+    async fn a_verdict_is_how_it_ended() {
+        let settings = Settings::read(&Flags::default(), &Process).unwrap();
+        let (log, _writer) = Log::start(io::sink(), LogFormat::Text, false).unwrap();
+        let ctx = Arc::new(Context::new(settings, None, log, 1).unwrap());
+        for cuts in [true, false] {
+            let report = Report::open(Arc::clone(&ctx), ClientAddr::new("10.0.0.1:1".parse().unwrap()));
+            let ((mut client, near), (mut server, far)) = (tcp().await, tcp().await);
+            let tap = move |_: Direction, block: &mut Vec<u8>| match block.as_slice() {
+                b"bad" if cuts => Err(Cut::because("it is bad")),
+                _ => Ok(()),
+            };
+            let sides = relay::tapped(watched(near), watched(far).into(), Pending::default(), Box::new(tap));
+            let sides = BothSides::Tapped(Box::new(sides));
+            let mut both = Both { sides, first: Pending::default(), guards: None };
+            let talk = async {
+                server.write_all(b"good").await.unwrap();
+                client.read_exact(&mut [0; 4]).await.unwrap();
+                client.write_all(b"bad").await.unwrap();
+                if cuts {
+                    assert!(server.read(&mut [0]).await.is_err() && client.read(&mut [0]).await.is_err());
+                } else {
+                    server.read_exact(&mut [0; 3]).await.unwrap();
+                    drop((client, server));
+                }
+            };
+            let carried = async move {
+                let end = both.relay(&report).await;
+                drop(both);
+                end
+            };
+            let (end, ()) = tokio::join!(carried, talk);
+            let because = End::because(Cause::Intercepted, Side::Wayleave, "it is bad");
+            if cuts { assert_eq!(end, because) } else { assert_eq!(end.cause, Cause::Closed) }
+        }
+    }
 
     fn size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()

@@ -1,5 +1,5 @@
-//! Who may know whom: pure core <- settings <- edges <- session <- server <- main. The map of the house is in lib.rs;
-//! this keeps the code to it.
+//! Who may know whom: pure core <- settings <- edges <- session <- server <- forwarder <- main. The map of the
+//! house is in lib.rs; this keeps the code to it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "answer",
             "connect",
             "firewall",
+            "intercept",
             "policy",
             "proxy_protocol",
             "record",
@@ -52,6 +53,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("commands", &["commands"]),
     ("session", &["session"]),
     ("server", &["server"]),
+    ("forwarder", &["forwarder"]),
 ];
 
 /// The crates that the pure core may use, besides std.

@@ -242,7 +242,12 @@ impl Half {
     fn step<S: Wire, D: Wire>(&mut self, cx: &mut Context<'_>, ends: Ends<'_, S, D>) -> Step {
         scratch::with(usize::MAX, |buffer| {
             let got = match ends.src.poll_read(cx, buffer) {
-                Poll::Pending => return Step::Dry,
+                Poll::Pending => {
+                    if ends.src.heard() {
+                        ends.clock.touch();
+                    }
+                    return Step::Dry;
+                }
                 Poll::Ready(Ok(got)) if got.octets == 0 => return Step::Finished,
                 Poll::Ready(Ok(got)) => got,
                 Poll::Ready(Err(_)) => return Step::SourceGone,

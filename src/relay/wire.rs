@@ -1,5 +1,6 @@
-//! What a relay needs of the far side, whether there is TLS in it or not.
+//! What a relay needs of a side, whether there is TLS in it or not.
 
+use crate::dial::Link;
 use crate::socket::{Got, Socket};
 use crate::tls::TlsSocket;
 use std::fmt;
@@ -45,6 +46,11 @@ pub trait Wire: fmt::Debug + Send + Sync {
     /// # Errors
     /// The other side has reset the connection.
     fn poll_end(&self, cx: &mut Context<'_>, is_last: bool) -> Poll<io::Result<()>>;
+
+    /// Whether octets were read of which nothing has come out: this side is not silent. Told once.
+    fn heard(&self) -> bool {
+        false
+    }
 
     /// When it is dropped, it is closed in order and not reset.
     fn close_in_order(&mut self);
@@ -117,5 +123,64 @@ impl Wire for TlsSocket {
 
     fn close_in_order(&mut self) {
         self.close_in_order();
+    }
+}
+
+/// For those who do not mind asking each time which it is.
+impl Wire for Link {
+    fn tcp(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.tcp(),
+        }
+    }
+
+    fn bare(&self) -> Option<&Socket> {
+        match self {
+            Self::Plain(socket) => socket.bare(),
+            Self::Tls(tls) => tls.bare(),
+        }
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Got>> {
+        match self {
+            Self::Plain(socket) => socket.poll_read(cx, buffer),
+            Self::Tls(tls) => tls.poll_read(cx, buffer),
+        }
+    }
+
+    fn try_write(&self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.try_write(octets),
+            Self::Tls(tls) => tls.try_write(octets),
+        }
+    }
+
+    fn try_write_last(&self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.try_write_last(octets),
+            Self::Tls(tls) => tls.try_write_last(octets),
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_writable(cx),
+            Self::Tls(tls) => tls.poll_writable(cx),
+        }
+    }
+
+    fn poll_end(&self, cx: &mut Context<'_>, is_last: bool) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(socket) => socket.poll_end(cx, is_last),
+            Self::Tls(tls) => tls.poll_end(cx, is_last),
+        }
+    }
+
+    fn close_in_order(&mut self) {
+        match self {
+            Self::Plain(socket) => socket.close_in_order(),
+            Self::Tls(tls) => tls.close_in_order(),
+        }
     }
 }

@@ -113,7 +113,9 @@ fn cause(word: &str) -> Option<Cause> {
 /// Whether a connection that ended so was ever carried; `dialled` if the far side was ready.
 const fn carried(cause: Option<Cause>, dialled: bool) -> bool {
     match cause {
-        Some(Cause::Closed | Cause::Reset | Cause::Idle | Cause::HalfCloseTimeout) => true,
+        Some(Cause::Closed | Cause::Reset | Cause::Idle | Cause::HalfCloseTimeout | Cause::Intercepted) => {
+            true
+        }
         // Before or after; and a word that only a later version has.
         Some(Cause::Cut | Cause::Error) | None => dialled,
         Some(

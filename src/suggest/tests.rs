@@ -247,7 +247,7 @@ fn what_was_not_simply_carried() {
 
 #[test]
 fn every_cause_is_carried_or_not() {
-    let carried = ["closed", "reset", "idle", "half-close-timeout"];
+    let carried = ["closed", "reset", "idle", "half-close-timeout", "intercepted"];
     for cause in Cause::ALL {
         let expected = if carried.contains(&cause.word()) { "www.example.com" } else { "?www.example.com" };
         assert_eq!(suggested([record(json!({ "end": cause.word(), "dial_us": null }))], 3), [expected]);

@@ -40,6 +40,7 @@ mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
 mod hello;
+mod intercept;
 mod learning;
 mod leaving;
 mod live;

@@ -32,6 +32,8 @@ pub struct Start<'a> {
     nofile: Option<u64>,
     stalled: bool,
     wait: bool,
+    /// A program that embeds it, and arguments that only that one knows.
+    example: Option<(&'static str, Vec<String>)>,
 }
 
 impl Lab {
@@ -44,7 +46,8 @@ impl Lab {
     /// The same with something special about it.
     pub fn start(&self, args: &[&str]) -> Start<'_> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Start { lab: self, args, env: Vec::new(), as_root: false, nofile: None, stalled: false, wait: true }
+        let (env, nofile, example) = (Vec::new(), None, None);
+        Start { lab: self, args, env, as_root: false, nofile, stalled: false, wait: true, example }
     }
 }
 
@@ -77,6 +80,12 @@ impl Start<'_> {
         self
     }
 
+    /// Not the daemon itself, but this example, with these arguments before the others.
+    pub fn example(mut self, name: &'static str, args: &[&str]) -> Self {
+        self.example = Some((name, args.iter().map(|arg| (*arg).to_owned()).collect()));
+        self
+    }
+
     #[track_caller]
     pub fn run(self) -> Daemon {
         let mut argv: Vec<String> = Vec::new();
@@ -94,8 +103,15 @@ impl Start<'_> {
                 "--no-new-privs".to_owned(),
             ]);
         }
-        let binary = binary_for_everyone(self.lab);
-        argv.push(binary.to_string_lossy().into_owned());
+        let binary = for_everyone(self.lab, Path::new(env!("CARGO_BIN_EXE_wayleave")));
+        match &self.example {
+            None => argv.push(binary.to_string_lossy().into_owned()),
+            Some((name, args)) => {
+                let program = for_everyone(self.lab, &example(name));
+                argv.push(program.to_string_lossy().into_owned());
+                argv.extend_from_slice(args);
+            }
+        }
         let mut command = self.lab.router_side().command(&argv[0]);
         command.args(&argv[1..]).args(&self.args);
         if !self.args.iter().any(|arg| arg.starts_with("--log-format")) {
@@ -284,15 +300,22 @@ fn ports(args: &[String]) -> Vec<u16> {
     ports
 }
 
-/// The binary where every user can run it: a checkout below a closed home directory is out of reach for anybody
+/// An example as it was built beside the daemon. Whoever asks cargo for a single test does not get it made.
+#[track_caller]
+fn example(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_wayleave")).with_file_name("examples").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --examples (tests/run does it)", path.display());
+    path
+}
+
+/// The program where every user can run it: a checkout below a closed home directory is out of reach for anybody
 /// else, and then the lab's folder gets a copy.
-fn binary_for_everyone(lab: &Lab) -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_wayleave"));
+fn for_everyone(lab: &Lab, built: &Path) -> PathBuf {
     let open = |path: &Path| fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
     if built.ancestors().all(|part| part.as_os_str().is_empty() || open(part)) {
         return built.to_owned();
     }
-    let copy = lab.folder().join("wayleave");
+    let copy = lab.folder().join(built.file_name().unwrap());
     if !copy.exists() {
         fs::copy(built, &copy).unwrap();
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
