@@ -138,8 +138,9 @@ impl Forwarder {
     /// Starts it, with threads of its own. Records go to stderr, and so does what else there is to say, unless the program
     /// has a subscriber for `tracing` by then, which gets that instead.
     ///
-    /// Some of it concerns the whole process: the limit of descriptors is raised as far as it goes, and where an upstream
-    /// has credentials no core is dumped and nobody but root can look into the process ([`secret::keep`]).
+    /// Some of it concerns the whole process: the limit of descriptors is raised as far as it goes, the allocator is told to
+    /// keep little (`M_TRIM_THRESHOLD`, mallopt(3)), and where an upstream has credentials no core is dumped and nobody but
+    /// root can look into the process ([`secret::keep`]). Signals are the program's own affair.
     ///
     /// # Errors
     /// Something that it needs is not there.
@@ -312,7 +313,8 @@ impl Running {
         &self.addrs
     }
 
-    /// What its connections share: the policy, which may be replaced, those that are open, and the rest.
+    /// What its connections share. Its `policy` may be replaced, by that of other settings, as the daemon does at HUP; with
+    /// [`Context::recheck`] behind it, open connections are held against the new one.
     #[must_use]
     pub const fn context(&self) -> &Arc<Context> {
         &self.ctx

@@ -165,9 +165,9 @@ impl Intercept for Repeat {
 #[tokio::test]
 async fn what_grows_is_whole_though_its_end_comes_with_it() {
     for tls in [false, true] {
-        let mut b = bench(Setting { tls, ..PLAIN() }, Repeat(40, channel().0)).await;
+        let mut b = bench(Setting { tls, ..PLAIN() }, Repeat(20, channel().0)).await;
         let sent = bytes(300_000);
-        let expected: Vec<u8> = sent.iter().flat_map(|octet| [*octet; 40]).collect();
+        let expected: Vec<u8> = sent.iter().flat_map(|octet| [*octet; 20]).collect();
         let (mut client_read, mut client_write) = b.client.split();
         let (mut server_read, mut server_write) = tokio::io::split(b.server);
         let send = async |write: &mut (dyn AsyncWrite + Send + Unpin)| {
@@ -189,7 +189,7 @@ async fn what_grows_is_whole_though_its_end_comes_with_it() {
 /// Nothing more is read from one side than the other takes, plus one block that has grown.
 #[tokio::test]
 async fn who_does_not_read_holds_the_other_back() {
-    const TIMES: usize = 1000;
+    const TIMES: usize = 200;
     const SENT: usize = 200_000;
     const BLOCK: usize = 64 * 1024;
     let (tell, told) = channel();
@@ -347,7 +347,7 @@ async fn what_is_on_its_way_arrives_before_the_cut() {
     let sent = vec![b'.'; 500_000];
     for (up, from_client) in [(true, true), (true, false), (false, true), (false, false)] {
         let Bench { mut client, mut server, relay, meters } = bench(PLAIN(), Touchy(Arc::default())).await;
-        let (one, moved): (&mut (dyn Stream), _) =
+        let (one, moved): (&mut dyn Stream, _) =
             if up { (&mut client, &meters.up) } else { (&mut *server, &meters.down) };
         one.write_all(&sent).await.unwrap();
         let at = std::time::Instant::now();
@@ -360,7 +360,7 @@ async fn what_is_on_its_way_arrives_before_the_cut() {
         } else {
             say(&mut server, b"!").await
         }
-        let other: &mut (dyn Stream) = if up { &mut *server } else { &mut client };
+        let other: &mut dyn Stream = if up { &mut *server } else { &mut client };
         // The relay is to end before anybody reads.
         tokio::time::sleep(Duration::from_millis(20)).await;
         let mut got = vec![0; sent.len()];
