@@ -584,3 +584,42 @@ fn a_stopping_daemon_drains() {
     assert!(daemon.wait_exit().success());
     assert_eq!(daemon.records().len(), 1);
 }
+
+#[test]
+fn measure_crowd() {
+    for redirect in [true, false] {
+        let lab = Lab::router();
+        let server = lab.mirror(80);
+        let daemon = if redirect { lab.load_rules(); lab.daemon(&[]) } else { load_router(&lab, &[]); lab.start(&TPROXY).net_admin().run() };
+        let times: Vec<u128> = lab.client(|| {
+            let socks: Vec<_> = (0..250).map(|n| {
+                let s = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                s.set_reuse_address(true).unwrap();
+                s.bind(&"10.1.0.2:33333".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+                s.set_nonblocking(true).unwrap();
+                (n, s)
+            }).collect();
+            let begun = std::time::Instant::now();
+            std::thread::scope(|scope| {
+                let mut hs = Vec::new();
+                for half in socks.chunks(125) {
+                    hs.push(scope.spawn(move || for (n, s) in half {
+                        let dst: std::net::SocketAddr = format!("192.0.2.{}:80", n + 1).parse().unwrap();
+                        let _ = s.connect(&dst.into());
+                    }));
+                }
+                for h in hs { h.join().unwrap(); }
+            });
+            let mut done = vec![None; 250];
+            while done.iter().any(Option::is_none) && begun.elapsed().as_secs() < 20 {
+                for (i, (_, s)) in socks.iter().enumerate() {
+                    if done[i].is_none() && (s.peer_addr().is_ok() || s.take_error().unwrap().is_some()) { done[i] = Some(begun.elapsed().as_millis()); }
+                }
+            }
+            done.into_iter().map(|d| d.unwrap_or(99999)).collect()
+        });
+        let slow = times.iter().filter(|t| **t > 900).count();
+        println!("redirect {redirect}: max {} slow {slow}", times.iter().max().unwrap());
+        let _ = (daemon.records(), server.hits());
+    }
+}
