@@ -8,6 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use wayleave::cli::Cli;
@@ -328,11 +329,27 @@ fn without_the_capability_it_says_what_to_grant() {
     }
 }
 
-/// Two listeners, one for each kind of capture.
+/// Nobody listens any more, and the rules are still there. To nft it is as if there were none: the connection goes past.
+/// iptables drops it.
 #[test]
-fn redirect_and_tproxy_side_by_side() {
+fn tproxy_to_nobody() {
     let lab = Lab::router();
-    classic_routes(&lab);
+    let server = lab.mirror(80);
+    classic_nft(&lab, 8443);
+    let [_, by, own] = crate::capture::ask(&lab, &format!("{WEB_V4}:80"));
+    assert_eq!((by, server.hits()), (own, 1));
+
+    let lab = Lab::router();
+    let server = lab.mirror(80);
+    classic_iptables(&lab);
+    let to = format!("{WEB_V4}:80").parse().unwrap();
+    let end = lab.client(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).map_err(|e| e.kind()));
+    assert_eq!((end.err(), server.hits()), (Some(ErrorKind::TimedOut), 0));
+}
+
+/// HTTPS is redirected, HTTP comes by TPROXY to the other port.
+pub(crate) fn both_kinds(lab: &Lab) {
+    classic_routes(lab);
     lab.nft(
         "table inet t {\n\
          chain nat { type nat hook prerouting priority dstnat;\n\
@@ -342,8 +359,16 @@ fn redirect_and_tproxy_side_by_side() {
          iifname lan0 tcp dport 80 tproxy ip to :8444 meta mark set 1 accept\n\
          iifname lan0 tcp dport 80 tproxy ip6 to :8444 meta mark set 1 accept\n}\n}",
     );
-    let flags = ["--listen", "[::]:8443", "--listen", "tproxy=[::]:8444"];
-    let daemon = lab.start(&flags).net_admin().run();
+}
+
+/// Listens for either.
+pub(crate) const BOTH_KINDS: [&str; 4] = ["--listen", "[::]:8443", "--listen", "tproxy=[::]:8444"];
+
+#[test]
+fn redirect_and_tproxy_side_by_side() {
+    let lab = Lab::router();
+    both_kinds(&lab);
+    let daemon = lab.start(&BOTH_KINDS).net_admin().run();
     daemon.line("listening on [::]:8443\"");
     daemon.line("listening on [::]:8444, by TPROXY");
     web_is_carried_by(&lab, &daemon);
@@ -583,43 +608,4 @@ fn a_stopping_daemon_drains() {
     drop(open);
     assert!(daemon.wait_exit().success());
     assert_eq!(daemon.records().len(), 1);
-}
-
-#[test]
-fn measure_crowd() {
-    for redirect in [true, false] {
-        let lab = Lab::router();
-        let server = lab.mirror(80);
-        let daemon = if redirect { lab.load_rules(); lab.daemon(&[]) } else { load_router(&lab, &[]); lab.start(&TPROXY).net_admin().run() };
-        let times: Vec<u128> = lab.client(|| {
-            let socks: Vec<_> = (0..250).map(|n| {
-                let s = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-                s.set_reuse_address(true).unwrap();
-                s.bind(&"10.1.0.2:33333".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-                s.set_nonblocking(true).unwrap();
-                (n, s)
-            }).collect();
-            let begun = std::time::Instant::now();
-            std::thread::scope(|scope| {
-                let mut hs = Vec::new();
-                for half in socks.chunks(125) {
-                    hs.push(scope.spawn(move || for (n, s) in half {
-                        let dst: std::net::SocketAddr = format!("192.0.2.{}:80", n + 1).parse().unwrap();
-                        let _ = s.connect(&dst.into());
-                    }));
-                }
-                for h in hs { h.join().unwrap(); }
-            });
-            let mut done = vec![None; 250];
-            while done.iter().any(Option::is_none) && begun.elapsed().as_secs() < 20 {
-                for (i, (_, s)) in socks.iter().enumerate() {
-                    if done[i].is_none() && (s.peer_addr().is_ok() || s.take_error().unwrap().is_some()) { done[i] = Some(begun.elapsed().as_millis()); }
-                }
-            }
-            done.into_iter().map(|d| d.unwrap_or(99999)).collect()
-        });
-        let slow = times.iter().filter(|t| **t > 900).count();
-        println!("redirect {redirect}: max {} slow {slow}", times.iter().max().unwrap());
-        let _ = (daemon.records(), server.hits());
-    }
 }
