@@ -488,15 +488,20 @@ fn many_destinations_from_one_port_of_a_client_by_redirect() {
     assert_eq!(kept, 2, "one of each family");
 }
 
-/// Own traffic that the rules forgot, on a single host.
+/// Own traffic that the rules forgot, on a single host, also where it could seem to be a client's.
 #[test]
 fn own_traffic_that_the_rules_forgot() {
+    for source in ["own", "client"] {
+        is_no_storm(&["--capture", "tproxy", "--source", source]);
+    }
+}
+
+fn is_no_storm(flags: &[&str]) {
     let lab = Lab::host();
     let server = lab.mirror(80);
-    let flags = ["--capture", "tproxy"];
     // Nobody has this mark.
     load_printed(&lab, "output", &["--capture", "tproxy", "--mark", "0x99"]);
-    let daemon = lab.start(&flags).net_admin().run();
+    let daemon = lab.start(flags).net_admin().run();
     let mut clients = Vec::new();
     for web in [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")] {
         for _ in 0..3 {
