@@ -36,6 +36,9 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+#[path = "../common/firewall_flags.rs"]
+mod firewall_flags;
+mod firewall_text;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
