@@ -1,6 +1,15 @@
 //! The netfilter rules that bring connections here: what they are made of. Their text is a pure function of it, for
 //! [nft](Firewall::nft) and for [iptables](Firewall::iptables).
 
+mod iptables;
+mod networks;
+mod nft;
+mod notes;
+mod routes;
+mod text;
+
+pub use routes::Routes;
+
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -143,6 +152,15 @@ pub struct To {
     pub v6: Option<SocketAddr>,
 }
 
+impl To {
+    /// The port, if it is one and the same on every address of both families.
+    fn everywhere(&self) -> Option<u16> {
+        let (v4, v6) = (self.v4?, self.v6?);
+        let is_everywhere = v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port();
+        is_everywhere.then(|| v4.port())
+    }
+}
+
 /// All that the rules are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firewall {
@@ -171,4 +189,36 @@ pub enum Lifetime {
     Owner,
     /// Until they are removed.
     Persistent,
+}
+
+impl Firewall {
+    /// What the kernel has to know besides the rules, where TPROXY is in use.
+    #[must_use]
+    pub fn routes(&self) -> Option<Routes> {
+        let diverted = || self.targets().filter(|to| to.capture == Capture::Tproxy);
+        self.diverts().then(|| Routes {
+            v4: diverted().any(|to| to.v4.is_some()),
+            v6: diverted().any(|to| to.v6.is_some()),
+        })
+    }
+
+    /// Whether packets of others have to reach this machine's own sockets.
+    fn diverts(&self) -> bool {
+        self.targets().any(|to| to.capture == Capture::Tproxy)
+    }
+
+    /// Whether connections to name servers are among those that are captured.
+    fn captures_dns(&self) -> bool {
+        self.ports.iter().any(|ports| (ports.first..=ports.last).contains(&53))
+    }
+
+    /// Destinations that are left alone.
+    fn destinations(&self) -> networks::Networks {
+        let private = if self.captures_lan { &[][..] } else { &networks::PRIVATE[..] };
+        networks::networks_of(&[private, &self.except_destinations[..]].concat())
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &To> {
+        self.router.iter().map(|router| &router.to).chain(self.output.iter().map(|output| &output.to))
+    }
 }

@@ -3,6 +3,8 @@
 //! A [`Forwarder`] that is [started](Forwarder::start) brings everything that it needs: a thread to look after it, workers,
 //! a log. The daemon, which has a runtime and a log already, [starts it on them](Forwarder::start_on).
 
+use crate::dial::MayNot;
+use crate::dial::may_dial;
 use crate::intercept::Interceptor;
 use crate::log::{self, Log, Writer, under_journald};
 use crate::secret;
@@ -45,8 +47,8 @@ pub enum StartError {
     Limits(LimitsError),
     /// An address cannot be listened on.
     Listen(ListenError),
-    /// Listening sockets that were handed over cannot be duplicated.
-    Share(io::Error),
+    /// What was asked for takes a capability that this process has not.
+    MayNot(MayNot),
     /// This machine's addresses cannot be read.
     Addresses(io::Error),
     /// No threads, or no runtime for them.
@@ -62,7 +64,8 @@ impl fmt::Display for StartError {
             ),
             Self::Filter(err) => f.write_str(err),
             Self::Trust(err) => err.fmt(f),
-            Self::Log(err) | Self::Share(err) => err.fmt(f),
+            Self::Log(err) => err.fmt(f),
+            Self::MayNot(err) => err.fmt(f),
             Self::Limits(err) => err.fmt(f),
             Self::Listen(err) => err.fmt(f),
             Self::Addresses(err) => write!(
@@ -113,9 +116,10 @@ impl Bound {
         let workers = settings.workers.map_or(processors, NonZeroUsize::get);
         let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares());
         let limits = limits.map_err(StartError::Limits)?;
+        may_dial(settings.mark, settings.source).map_err(StartError::MayNot)?;
         let listeners = match handed_over {
             [] => Listeners::bind(&settings.listen, workers).map_err(StartError::Listen)?,
-            sockets => Listeners::share(sockets, workers).map_err(StartError::Share)?,
+            sockets => Listeners::share(sockets, settings.capture, workers).map_err(StartError::Listen)?,
         };
         Ok(Self { listeners, limits, workers })
     }
@@ -149,7 +153,7 @@ impl Forwarder {
         let filter = log::filter().map_err(StartError::Filter)?;
         let trust = Trust::of(&self.settings.upstreams).map_err(StartError::Trust)?;
         let bound = Bound::new(&self.settings, &[])?;
-        let addrs = bound.listeners.addrs.clone();
+        let addrs = bound.listeners.places.iter().map(|place| place.addr).collect();
         let (format, timestamps) = (self.settings.log_format, !under_journald());
         let (log, writer) = Log::start(io::stderr(), format, timestamps).map_err(StartError::Log)?;
         // An error means that the program has a place for it.
@@ -269,8 +273,8 @@ fn look_after(
         }
     };
     let ended = runtime.block_on(async {
-        for addr in &bound.listeners.addrs {
-            tracing::info!("listening on {addr}");
+        for place in &bound.listeners.places {
+            tracing::info!("listening on {place}");
         }
         let mut started = match forwarder.start_on(bound, trust, log) {
             Ok(started) => started,

@@ -129,8 +129,8 @@ async fn serve(
 
 fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
     tracing::info!("wayleave {}", env!("CARGO_PKG_VERSION"));
-    for addr in &listeners.addrs {
-        tracing::info!("listening on {addr}{}", if handed_over { ", handed over by systemd" } else { "" });
+    for place in &listeners.places {
+        tracing::info!("listening on {place}{}", if handed_over { ", handed over by systemd" } else { "" });
     }
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("{name} is set, and no flag is called so: it does nothing");

@@ -1,11 +1,14 @@
 //! Loops: connections of our own that the rules hand back to us. Exclusion in the rules is the guarantee (by uid, see
 //! contrib/nftables); what is here is the backstop, so that a wrong rule is a log line and not a storm.
 //!
-//! Most connections have none of the tickets that are given here, so that those are boxed. Two kinds are told apart:
+//! Most connections have none of the tickets that are given here, so that those are boxed. What may be:
 //!
 //! * **Our own connection comes back**: it is from where we dialled, and its original destination is what we dialled.
 //!   (Not the first alone: the kernel gives one port to many connections that differ in their destinations.) It can be
 //!   accepted before the dialler knows its own address, so both sides look for each other, at accept and after the dial.
+//! * **A connection that was dialled from its client's address** (`--source client`) cannot come back: whoever accepts it
+//!   answers the client, which knows nothing of it, and we hear nothing. If it has the client's port as well, the kernel
+//!   takes it for the client's own connection.
 //! * **A local upstream's connection comes back**: the upstream dials for us, and what it dials is redirected to us
 //!   again, each time with the same first bytes to the same place. Nothing tells it from a busy client but its depth;
 //!   that is what is bounded.

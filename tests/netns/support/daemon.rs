@@ -29,6 +29,7 @@ pub struct Start<'a> {
     args: Vec<String>,
     env: Vec<(String, String)>,
     as_root: bool,
+    net_admin: bool,
     nofile: Option<u64>,
     stalled: bool,
     wait: bool,
@@ -46,14 +47,29 @@ impl Lab {
     /// The same with something special about it.
     pub fn start(&self, args: &[&str]) -> Start<'_> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let (env, nofile, example) = (Vec::new(), None, None);
-        Start { lab: self, args, env, as_root: false, nofile, stalled: false, wait: true, example }
+        Start {
+            lab: self,
+            args,
+            env: Vec::new(),
+            as_root: false,
+            net_admin: false,
+            nofile: None,
+            stalled: false,
+            wait: true,
+            example: None,
+        }
     }
 }
 
 impl Start<'_> {
     pub fn root(mut self) -> Self {
         self.as_root = true;
+        self
+    }
+
+    /// As its own user, with CAP_NET_ADMIN and nothing else: AmbientCapabilities= of systemd.
+    pub fn net_admin(mut self) -> Self {
+        self.net_admin = true;
         self
     }
 
@@ -99,11 +115,14 @@ impl Start<'_> {
                 format!("--reuid={uid}"),
                 format!("--regid={uid}"),
                 "--clear-groups".to_owned(),
-                "--inh-caps=-all".to_owned(),
+                format!("--inh-caps=-all{}", if self.net_admin { ",+net_admin" } else { "" }),
                 "--no-new-privs".to_owned(),
             ]);
+            if self.net_admin {
+                argv.push("--ambient-caps=+net_admin".to_owned());
+            }
         }
-        let binary = for_everyone(self.lab, Path::new(env!("CARGO_BIN_EXE_wayleave")));
+        let binary = binary_for_everyone(self.lab);
         match &self.example {
             None => argv.push(binary.to_string_lossy().into_owned()),
             Some((name, args)) => {
@@ -306,6 +325,11 @@ fn example(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_wayleave")).with_file_name("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo build --examples (tests/run does it)", path.display());
     path
+}
+
+/// The binary where every user can run it.
+pub fn binary_for_everyone(lab: &Lab) -> PathBuf {
+    for_everyone(lab, Path::new(env!("CARGO_BIN_EXE_wayleave")))
 }
 
 /// The program where every user can run it: a checkout below a closed home directory is out of reach for anybody
