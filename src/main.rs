@@ -1,8 +1,10 @@
 //! The daemon: reads what was asked for, starts the workers, waits for signals.
 
 mod commands;
+mod rules;
 
 use clap::CommandFactory;
+use rules::Rules;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -124,6 +126,8 @@ async fn serve(
     handed_over: &[TcpListener],
 ) -> Outcome {
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
+    let mut rules = Rules::new(settings.firewall.clone());
+    rules.close()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
     let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares())?;
@@ -140,9 +144,10 @@ async fn serve(
     let server = Server::start(&ctx, listeners, limits.connections).map_err(|err| {
         format!("cannot start the workers ({err}): raise TasksMax= or ulimit -u, or lower --workers")
     })?;
+    rules.make()?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
-    watch(cli, &ctx, server, signals, drain_timeout).await
+    watch(cli, &ctx, server, rules, signals, drain_timeout).await
 }
 
 fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
@@ -180,6 +185,7 @@ async fn watch(
     cli: &Flags,
     ctx: &Arc<Context>,
     mut server: Server,
+    mut rules: Rules,
     mut signals: Signals,
     drain_timeout: Duration,
 ) -> Outcome {
@@ -208,6 +214,7 @@ async fn watch(
                     "stopping: {} connections may finish within {drain_timeout:?}",
                     ctx.open.count()
                 );
+                rules.leave().await;
                 server.stop();
                 ctx.dialler.upstreams.close_spares();
                 cut_at = Instant::now().checked_add(drain_timeout);

@@ -1,6 +1,8 @@
 //! The few system calls that neither std, tokio nor socket2 has. The only unsafe code of the crate.
 #![allow(unsafe_code)]
 
+pub(crate) mod nftables;
+
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};

@@ -49,7 +49,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // The binary's, which reads and prints; what carries connections is out of its reach.
-    ("commands", &["commands"]),
+    ("commands", &["commands", "rules"]),
     ("session", &["session"]),
     ("server", &["server"]),
 ];

@@ -36,6 +36,7 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+mod firewall_daemon;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]

@@ -29,6 +29,7 @@ pub struct Start<'a> {
     args: Vec<String>,
     env: Vec<(String, String)>,
     as_root: bool,
+    net_admin: bool,
     nofile: Option<u64>,
     stalled: bool,
     wait: bool,
@@ -44,13 +45,28 @@ impl Lab {
     /// The same with something special about it.
     pub fn start(&self, args: &[&str]) -> Start<'_> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Start { lab: self, args, env: Vec::new(), as_root: false, nofile: None, stalled: false, wait: true }
+        Start {
+            lab: self,
+            args,
+            env: Vec::new(),
+            as_root: false,
+            net_admin: false,
+            nofile: None,
+            stalled: false,
+            wait: true,
+        }
     }
 }
 
 impl Start<'_> {
     pub fn root(mut self) -> Self {
         self.as_root = true;
+        self
+    }
+
+    /// With one capability, as wayleave-firewall.service runs it.
+    pub fn net_admin(mut self) -> Self {
+        self.net_admin = true;
         self
     }
 
@@ -90,9 +106,14 @@ impl Start<'_> {
                 format!("--reuid={uid}"),
                 format!("--regid={uid}"),
                 "--clear-groups".to_owned(),
-                "--inh-caps=-all".to_owned(),
                 "--no-new-privs".to_owned(),
             ]);
+            argv.extend(match self.net_admin {
+                true => ["inh-caps", "ambient-caps", "bounding-set"]
+                    .map(|set| format!("--{set}=-all,+net_admin"))
+                    .to_vec(),
+                false => vec!["--inh-caps=-all".to_owned()],
+            });
         }
         let binary = binary_for_everyone(self.lab);
         argv.push(binary.to_string_lossy().into_owned());
