@@ -3,7 +3,8 @@
 //!
 //! What is written here waits for programs: within the runtime it belongs into `spawn_blocking`.
 
-mod look;
+mod held;
+mod keeper;
 mod nft;
 mod owner;
 mod refusal;
@@ -11,12 +12,13 @@ mod routes;
 mod tool;
 mod xtables;
 
-pub use look::look;
+pub use held::{Held, hold};
 pub use owner::Holder;
 
 use crate::firewall::Firewall;
 use crate::firewall::Lifetime;
 use crate::firewall::TABLE;
+use keeper::Turn;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -70,6 +72,12 @@ pub enum RulesetError {
         /// What it said.
         why: String,
     },
+    /// The library that holds a table (`flags owner`) cannot be loaded; in the words of the loader.
+    NoLibrary(String),
+    /// Another wayleave runs that takes the ip rules and routes away when it ends; it has this abstract name (unix(7)).
+    RoutesKept(&'static str),
+    /// The process that would take them away cannot be started.
+    Keeper(io::Error),
     /// Another refusal, in the words of the program.
     Refused {
         /// The program.
@@ -94,7 +102,7 @@ impl fmt::Display for RulesetError {
             ),
             Self::NotPermitted => f.write_str(
                 "the kernel's rules are closed to this process: run it as root, or give it CAP_NET_ADMIN (for a unit, \
-                 AmbientCapabilities=CAP_NET_ADMIN)",
+                 AmbientCapabilities=CAP_NET_ADMIN and no PrivateUsers=: see wayleave-firewall.service)",
             ),
             Self::Held(holder) => {
                 write!(f, "table inet {TABLE} belongs to {holder}, and goes when that ends: stop it first")
@@ -120,6 +128,21 @@ impl fmt::Display for RulesetError {
                     None => ": is everything of nf_tables in this kernel?".to_owned(),
                 }
             ),
+            Self::NoLibrary(why) => write!(
+                f,
+                "rules that go when wayleave ends need libnftables, which cannot be loaded ({why}): install the package \
+                 libnftables1 (Debian; elsewhere it comes with nftables), or let them stay with --firewall-persist"
+            ),
+            Self::RoutesKept(name) => write!(
+                f,
+                "another wayleave has the ip rules of TPROXY, and takes them away when it ends: stop it first (its \
+                 process has the socket @{name}: ss -xp)"
+            ),
+            Self::Keeper(err) => write!(
+                f,
+                "cannot start /bin/sh, which takes the ip rules of TPROXY away at the end ({err}): add them and the \
+                 rules by wayleave firewall apply, or let them stay with --firewall-persist"
+            ),
             Self::Refused { program, why } => write!(f, "{program}: {why}"),
         }
     }
@@ -134,6 +157,8 @@ impl std::error::Error for RulesetError {}
 /// Whatever is missing, with its remedy.
 pub fn apply(firewall: &Firewall) -> Result<(), RulesetError> {
     let wanted = firewall.routes().is_some();
+    // Until what was changed is changed: the keeper of a daemon that was killed would take it away.
+    let _turn = if wanted { Some(Turn::wait()?) } else { None };
     let added = if wanted { routes::add()? } else { routes::Added::default() };
     if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
         added.take_back();

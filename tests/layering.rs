@@ -40,6 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "netfilter",
             "relay",
             "resolve",
+            "ruleset",
             "scratch",
             "secret",
             "signal",

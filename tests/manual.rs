@@ -160,7 +160,8 @@ fn the_unit_with_a_capability_is_otherwise_the_same() {
         let lines = text.lines().filter(|line| !line.starts_with('#') && line.contains('='));
         lines.filter(|line| !own.iter().any(|key| line.starts_with(key))).map(str::to_owned).collect()
     };
-    let (plain, able) = (read("contrib/systemd/wayleave.service"), read("contrib/systemd/wayleave-firewall.service"));
+    let (plain, able) =
+        (read("contrib/systemd/wayleave.service"), read("contrib/systemd/wayleave-firewall.service"));
     let given: Vec<String> = settings(&plain)
         .into_iter()
         .filter(|line| line != "PrivateUsers=yes")
@@ -179,7 +180,8 @@ fn the_unit_with_a_capability_is_otherwise_the_same() {
         .filter(|line| !line.ends_with("Start=") && !line.ends_with("Reload="))
         .map(str::to_owned)
         .collect();
-    let gates: Vec<&String> = gate.iter().filter(|line| ["Exec", "Unset"].iter().any(|start| line.starts_with(start))).collect();
+    let gates: Vec<&String> =
+        gate.iter().filter(|line| ["Exec", "Unset"].iter().any(|start| line.starts_with(start))).collect();
     assert_eq!(drop_in.iter().collect::<Vec<_>>(), gates);
 }
 

@@ -10,7 +10,9 @@ use wayleave::cli::Flags;
 use wayleave::firewall::Lifetime;
 use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, UpstreamSet, Verb};
-use wayleave::settings::{DirectTo, Ech, Forwarded, Settings, Source, WhenDown, each_rule, unknown_variables};
+use wayleave::settings::{
+    DirectTo, Ech, Forwarded, Settings, Source, WhenDown, each_rule, unknown_variables,
+};
 use wayleave::tls::Trust;
 
 /// `EX_CONFIG` of sysexits(3).

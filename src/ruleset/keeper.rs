@@ -86,12 +86,6 @@ impl Keeper {
         };
         keeper().map_err(RulesetError::Keeper)
     }
-
-    /// The process id.
-    #[cfg(test)]
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Keeper {

@@ -7,7 +7,8 @@ use crate::firewall::DIVERT_MARK;
 use std::path::Path;
 
 /// Both families, by the option of `ip`, and their file of `/proc/net`, which is not there if the kernel has not the family.
-const FAMILIES: [(&str, &str, &str); 2] = [("-4", "IPv4", "/proc/net/route"), ("-6", "IPv6", "/proc/net/if_inet6")];
+const FAMILIES: [(&str, &str, &str); 2] =
+    [("-4", "IPv4", "/proc/net/route"), ("-6", "IPv6", "/proc/net/if_inet6")];
 
 /// More rules alike than this are not of our making.
 const ALIKE: usize = 32;
@@ -64,6 +65,20 @@ pub(super) fn add() -> Result<Added, RulesetError> {
     Ok(added)
 }
 
+/// The commands for a shell that take them away, one of each kind.
+///
+/// # Errors
+/// There is no `ip`, or it is where no shell could be told of it.
+pub(super) fn deletions() -> Result<Vec<String>, RulesetError> {
+    let ip = tool::find("ip").ok_or(RulesetError::Missing { program: "ip", package: "iproute2" })?;
+    let ip = ip.to_string_lossy().replace('\'', r"'\''");
+    let families = FAMILIES.iter().filter(|(.., file)| Path::new(file).exists());
+    let of_family = |family| {
+        ["rule", "route"].map(|object| format!("'{ip}' {family} {}", words(object, "del").join(" ")))
+    };
+    Ok(families.flat_map(|(family, ..)| of_family(family)).collect())
+}
+
 /// Takes them away, and says which were there.
 pub(super) fn remove(gone: &mut Vec<String>) -> Result<(), RulesetError> {
     for (family, name, file) in FAMILIES {
@@ -99,5 +114,7 @@ pub(super) fn remove(gone: &mut Vec<String>) -> Result<(), RulesetError> {
 /// What the kernel says about a rule or route that is not there (`ENOENT`, `ESRCH`), or about a family that it cannot route
 /// by rules.
 fn is_absent(said: &str) -> bool {
-    ["No such file or directory", "No such process", "not supported"].iter().any(|part| said.contains(part))
+    ["No such file or directory", "No such process", "FIB table does not exist", "not supported"]
+        .iter()
+        .any(|part| said.contains(part))
 }

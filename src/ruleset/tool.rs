@@ -44,8 +44,14 @@ pub(super) fn run(program: &'static str, args: &[&str], input: &str) -> Result<S
     };
     let failed = |err| RulesetError::Tool { program, err };
     let mut command = Command::new(find(program).ok_or_else(missing)?);
-    // What it says is read here, and so has to be in one language.
-    command.args(args).env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // What it says is read here, and so has to be in one language. Our environment may have secrets in it.
+    command
+        .args(args)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     let stdin = child.stdin.take();
     let input = input.to_owned();

@@ -6,7 +6,9 @@
 use socket2::{Domain, Protocol, Socket, Type};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 /// The library's name and ABI version.
@@ -19,6 +21,9 @@ type Free = unsafe extern "C" fn(*mut c_void);
 type Buffer = unsafe extern "C" fn(*mut c_void) -> c_int;
 type Get = unsafe extern "C" fn(*mut c_void) -> *const c_char;
 type Run = unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int;
+
+/// What nft reads commands from: of a file it says which line is wrong, but not of a text.
+const NAME: &CStr = c"nftables";
 
 /// A context of libnftables, with the netlink socket that owns the tables that are made in it.
 #[derive(Debug)]
@@ -65,22 +70,17 @@ impl Nftables {
     /// See [`OpenError`].
     pub(crate) fn open() -> Result<Self, OpenError> {
         // Where it cannot have a socket the library ends the process.
-        Socket::new(
-            Domain::from(libc::AF_NETLINK),
-            Type::RAW,
-            Some(Protocol::from(libc::NETLINK_NETFILTER)),
-        )
-        .map_err(OpenError::Netlink)?;
+        Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))
+            .map_err(OpenError::Netlink)?;
         // SAFETY: the name is a C string, and the library's constructors need nothing of us (dlopen(3)).
         let library = unsafe { libc::dlopen(LIBRARY.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         let library = NonNull::new(library).ok_or_else(|| OpenError::Missing(loaders_words()))?;
         let new = symbol(library, c"nft_ctx_new")?;
-        let run = symbol(library, c"nft_run_cmd_from_buffer")?;
+        let run = symbol(library, c"nft_run_cmd_from_filename")?;
         let free = symbol(library, c"nft_ctx_free")?;
         let (output, error) =
             (symbol(library, c"nft_ctx_get_output_buffer")?, symbol(library, c"nft_ctx_get_error_buffer")?);
-        let buffers =
-            [symbol(library, c"nft_ctx_buffer_output")?, symbol(library, c"nft_ctx_buffer_error")?];
+        let buffers = [symbol(library, c"nft_ctx_buffer_output")?, symbol(library, c"nft_ctx_buffer_error")?];
         // SAFETY: each is the function of that name, whose type is that of the library's header; the library is never
         // unloaded.
         let (new, run, output, error, free) = unsafe {
@@ -107,15 +107,17 @@ impl Nftables {
         Ok(nftables)
     }
 
-    /// Runs commands, as a file for `nft -f`: all of them or none. Gives what they print.
+    /// Runs commands, as `nft -f` does: all of them or none. Gives what they print.
     ///
     /// # Errors
     /// What nft says of it.
     pub(crate) fn run(&mut self, commands: &str) -> Result<String, String> {
-        let commands = CString::new(commands).map_err(|err| err.to_string())?;
-        // SAFETY: the context is alive and nobody else uses it, for it is borrowed mutably; the text is a C string that
-        // outlives the call.
-        let failed = unsafe { (self.run)(self.ctx.as_ptr(), commands.as_ptr()) } != 0;
+        let file = file_of(commands).map_err(|err| format!("no memory for the rules: {err}"))?;
+        let path =
+            CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|err| err.to_string())?;
+        // SAFETY: the context is alive and nobody else uses it, for it is borrowed mutably; the path is a C string that
+        // outlives the call, and so does the file.
+        let failed = unsafe { (self.run)(self.ctx.as_ptr(), path.as_ptr()) } != 0;
         let said = if failed { self.error } else { self.output };
         // SAFETY: the context is alive and its output is buffered: the function gives null or a C string that stays as it
         // is until the next command (libnftables(3)).
@@ -132,6 +134,21 @@ impl Drop for Nftables {
         // SAFETY: the context is alive, and nobody uses it after this.
         unsafe { (self.free)(self.ctx.as_ptr()) }
     }
+}
+
+/// A file in memory, and in no folder (memfd_create(2)).
+fn file_of(text: &str) -> io::Result<File> {
+    // SAFETY: the name is a C string; the call gives a descriptor that nobody else owns, or -1.
+    let file = unsafe {
+        let fd = libc::memfd_create(NAME.as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let mut file = File::from(file);
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 fn symbol(library: NonNull<c_void>, name: &CStr) -> Result<NonNull<c_void>, OpenError> {
@@ -156,9 +173,8 @@ fn loaders_words() -> String {
 /// ours is close-on-exec already, and so is what else opens one at this moment.
 fn close_on_exec() -> io::Result<()> {
     // SAFETY: it takes three numbers, touches no memory of ours and closes nothing, as this flag has it.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, 3 as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3 as c_uint, c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -167,6 +183,10 @@ mod tests {
     use super::*;
     use socket2::SockRef;
     use std::os::fd::{BorrowedFd, RawFd};
+    use std::sync::Mutex;
+
+    /// Each counts the sockets of the whole process.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
     /// This process's netlink sockets for netfilter.
     fn sockets() -> Vec<RawFd> {
@@ -184,6 +204,7 @@ mod tests {
 
     #[test]
     fn no_child_gets_its_socket() {
+        let _alone = ONE_AT_A_TIME.lock();
         let before = sockets();
         let nftables = Nftables::open().unwrap();
         let new: Vec<RawFd> = sockets().into_iter().filter(|fd| !before.contains(fd)).collect();
@@ -198,10 +219,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_and_it_goes_on() {
+        let _alone = ONE_AT_A_TIME.lock();
         let mut nftables = Nftables::open().unwrap();
-        let err = nftables.run("table inet wayleave { nonsense }\n").unwrap_err();
-        assert!(err.contains("syntax error"), "{err}");
-        assert!(nftables.run("table\0").unwrap_err().contains("nul byte"));
+        let err = nftables.run("# A comment.\ntable inet wayleave { nonsense }\n").unwrap_err();
+        assert!(
+            err.contains(":2:23-30: Error: syntax error") && err.contains("\ntable inet wayleave { non"),
+            "{err}"
+        );
         // To describe an expression takes no right and asks nobody.
         let said = nftables.run("describe tcp dport\n").unwrap();
         assert!(said.contains("16 bits"), "{said}");
