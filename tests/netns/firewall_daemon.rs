@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::client::{connect, read_exactly, read_to_end};
 use crate::support::server::Server;
@@ -18,6 +19,7 @@ use crate::support::{Daemon, Lab, WEB_V4, WEB_V6, wait};
 const ROUTER: &[&str] = &["--firewall", "router", "--in-interface", "lan0"];
 const GATE: &[&str] = &["--firewall", "gate", "--in-interface", "lan0"];
 const OUTPUT: &[&str] = &["--firewall", "output"];
+const TPROXY: &[&str] = &["--capture", "tproxy", "--firewall", "router", "--in-interface", "lan0"];
 const BOTH: &[&str] = &["--firewall", "router,output", "--in-interface", "lan0"];
 
 /// Somebody else's rules, which are none of our business.
@@ -150,7 +152,8 @@ fn both_at_once_are_gone_with_sigkill() {
     all_captured(&lab);
     let mut own = lab.router_side().enter(|| connect(&webs()[0])).unwrap();
     own.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-    read_to_end(&mut own);
+    let (answer, end) = read_to_end(&mut own);
+    assert!(end.is_ok() && answer.starts_with(webs()[0].as_bytes()), "{end:?} {}", text(&answer));
     assert_eq!((daemon.wait_records(3).len(), web.hits()), (3, 3));
     killed(&daemon);
     assert_eq!(in_force(&lab), before);
@@ -208,6 +211,11 @@ fn what_is_open_goes_on_when_the_rules_go() {
     drains(&Lab::router(), ROUTER);
 }
 
+#[test]
+fn what_is_open_by_tproxy_goes_on_when_the_rules_go() {
+    drains(&Lab::router(), TPROXY);
+}
+
 /// Connections that are made all the while: every one of them is carried, captured or direct, and none is refused.
 fn storm(lab: &Lab, server: &Server, meanwhile: impl FnOnce()) -> (usize, usize) {
     let (captured, direct) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -254,10 +262,12 @@ fn storm(lab: &Lab, server: &Server, meanwhile: impl FnOnce()) -> (usize, usize)
 fn nobody_is_refused_when_it_stops() {
     let lab = Lab::router();
     let web = lab.mirror(80);
-    for round in 0..3 {
-        let daemon = ready(&lab, ROUTER);
-        let (captured, direct) = storm(&lab, &web, || ended(&daemon));
-        assert!(captured > 100 && direct > 100, "round {round}: {captured} captured, {direct} direct");
+    for args in [ROUTER, TPROXY] {
+        for round in 0..3 {
+            let daemon = ready(&lab, args);
+            let (captured, direct) = storm(&lab, &web, || ended(&daemon));
+            assert!(captured > 100 && direct > 100, "round {round}: {captured} captured, {direct} direct");
+        }
     }
 }
 
@@ -437,4 +447,148 @@ fn a_redirecting_daemon_has_no_child_and_no_thread_more() {
     wait::holds("the last of the threads that made the rules to end", || {
         !daemon.thread_names().values().any(|name| name == "nftables")
     });
+}
+
+/// The one that takes the ip rules away when the daemon is gone.
+#[track_caller]
+fn keeper(daemon: &Daemon) -> Pid {
+    let [keeper] = children(daemon)[..] else { panic!("{:?}", children(daemon)) };
+    Pid::from_raw(keeper)
+}
+
+fn has_ip_rules(lab: &Lab) -> bool {
+    let rules = in_force(lab);
+    let there: Vec<bool> = ["fwmark 0x574d lookup 22349", "local default dev lo table 22349"]
+        .iter()
+        .map(|part| rules.matches(part).count() == 2)
+        .collect();
+    assert_eq!(there[0], there[1], "{rules}");
+    there[0]
+}
+
+#[test]
+fn what_tproxy_needs_is_gone_with_sigkill() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    lab.nft(FOREIGN);
+    let (before, rules_before) = (in_force(&lab), lab.ruleset());
+    let daemon = ready(&lab, TPROXY);
+    assert!(has_ip_rules(&lab));
+    all_captured(&lab);
+    let keeper = keeper(&daemon);
+    // Nothing of the daemon's is its: neither what keeps the table nor what is secret.
+    let its = |file: &str| format!("/proc/{keeper}/{file}");
+    assert_eq!(std::fs::read_dir(its("fd")).unwrap().count(), 3);
+    assert_eq!(std::fs::read(its("environ")).unwrap(), b"");
+    killed(&daemon);
+    assert_eq!(lab.ruleset(), rules_before);
+    all_direct(&lab);
+    wait::holds("the ip rules to be gone", || in_force(&lab) == before);
+    wait::holds("the keeper to be gone", || kill(keeper, None).is_err());
+}
+
+/// A service that is stopped sends TERM to all of its processes.
+#[test]
+fn what_tproxy_needs_outlasts_what_is_for_the_daemon() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let before = in_force(&lab);
+    let daemon = ready(&lab, TPROXY);
+    let keeper = keeper(&daemon);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        kill(keeper, signal).unwrap();
+    }
+    all_captured(&lab);
+    assert!(has_ip_rules(&lab));
+    ended(&daemon);
+    // It was waited for.
+    assert_eq!(in_force(&lab), before);
+    assert!(kill(keeper, None).is_err());
+}
+
+/// When a service is killed with all of its processes, nobody is left to take the ip rules away; they lead nowhere, and
+/// the next one has them, and takes them away.
+#[test]
+fn ip_rules_that_nobody_took_away_do_no_harm() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let before = in_force(&lab);
+    let daemon = ready(&lab, TPROXY);
+    kill(keeper(&daemon), Signal::SIGKILL).unwrap();
+    killed(&daemon);
+    assert!(has_ip_rules(&lab) && lab.ruleset().is_empty());
+    all_direct(&lab);
+    let daemon = ready(&lab, TPROXY);
+    all_captured(&lab);
+    killed(&daemon);
+    wait::holds("the ip rules to be gone", || in_force(&lab) == before);
+}
+
+/// A keeper that is late does not take away what the next daemon needs.
+#[test]
+fn a_late_keeper_is_waited_for() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let before = in_force(&lab);
+    for args in [TPROXY.to_vec(), [TPROXY, &["--firewall-persist"]].concat()] {
+        let first = ready(&lab, TPROXY);
+        let late = keeper(&first);
+        kill(late, Signal::SIGSTOP).unwrap();
+        killed(&first);
+        let second = lab.start(&args).net_admin().run();
+        second.line("limits: ");
+        // It has got as far as that, and no further.
+        thread::sleep(Duration::from_millis(200));
+        assert!(!second.log().iter().any(|line| line.contains("\"ready\"")), "{:?}", second.log());
+        kill(late, Signal::SIGCONT).unwrap();
+        second.line("\"ready\"");
+        assert!(has_ip_rules(&lab));
+        all_captured(&lab);
+        killed(&second);
+    }
+    assert!(has_ip_rules(&lab), "these stay");
+    all_refused_by_tproxy(&lab);
+    let daemon = ready(&lab, TPROXY);
+    all_captured(&lab);
+    ended(&daemon);
+    assert_eq!(in_force(&lab), before);
+}
+
+/// Rules of TPROXY that lead to a port where nobody listens refuse nothing: the packets are dropped by the kernel.
+#[track_caller]
+fn all_refused_by_tproxy(lab: &Lab) {
+    for web in webs() {
+        let address = web.parse().unwrap();
+        assert!(
+            lab.client(|| TcpStream::connect_timeout(&address, Duration::from_millis(500))).is_err(),
+            "{web}"
+        );
+    }
+}
+
+/// Connections of others by TPROXY and those of the host by REDIRECT.
+#[test]
+fn both_kinds_of_capture_side_by_side() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let echo = lab.echo(443);
+    let before = in_force(&lab);
+    let daemon =
+        ready(&lab, &[BOTH, &["--listen", "tproxy=[::]:8443", "--listen", "redirect=[::]:8444"]].concat());
+    all_captured(&lab);
+    let mut own = Open(lab.router_side().enter(|| connect(&format!("{WEB_V4}:443"))).unwrap());
+    own.works();
+    let mut others = Open::new(&lab, &format!("[{WEB_V6}]:443"));
+    daemon.term();
+    daemon.line("the rules are gone");
+    wait::holds("the listeners to be closed", || {
+        ![8443, 8444].iter().any(|port| lab.router_side().listens(*port))
+    });
+    own.works();
+    others.works();
+    all_direct(&lab);
+    assert_eq!(echo.hits(), 2);
+    drop((own, others));
+    assert!(daemon.wait_exit().success());
+    assert_eq!(in_force(&lab), before);
 }
