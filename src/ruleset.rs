@@ -133,13 +133,13 @@ impl std::error::Error for RulesetError {}
 /// # Errors
 /// Whatever is missing, with its remedy.
 pub fn apply(firewall: &Firewall) -> Result<(), RulesetError> {
-    let wanted = firewall.routes().is_some();
-    let added = if wanted { routes::add()? } else { routes::Added::default() };
+    let wanted = firewall.routes();
+    let added = wanted.map(routes::add).transpose()?.unwrap_or_default();
     if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
         added.take_back();
         return Err(err);
     }
-    if !wanted {
+    if wanted.is_none() {
         // Those of rules that were there before: the table that they belonged to has just been replaced.
         routes::remove(&mut Vec::new())?;
     }

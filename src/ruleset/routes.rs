@@ -4,6 +4,7 @@ use super::RulesetError;
 use super::refusal;
 use super::tool::{self, Said};
 use crate::firewall::DIVERT_MARK;
+use crate::firewall::Routes;
 use std::path::Path;
 
 /// Both families, by the option of `ip`, and their file of `/proc/net`, which is not there if the kernel has not the family.
@@ -40,10 +41,12 @@ impl Added {
     }
 }
 
-/// Adds what is missing; if a part is refused, takes back the others.
-pub(super) fn add() -> Result<Added, RulesetError> {
+/// Adds what is missing; if a part is refused, takes back the others. What is there already is left as it is. A family that
+/// the kernel has not has no packets either.
+pub(super) fn add(wanted: Routes) -> Result<Added, RulesetError> {
     let mut added = Added::default();
-    for (family, ..) in FAMILIES.iter().filter(|(.., file)| Path::new(file).exists()) {
+    let is_wanted = |family: &str| if family == "-6" { wanted.v6 } else { wanted.v4 };
+    for (family, ..) in FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists()) {
         // The route first: a rule without it leads nowhere.
         for object in ["route", "rule"] {
             let said = match ip(family, &words(object, "add")) {
