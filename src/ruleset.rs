@@ -5,6 +5,7 @@
 
 mod held;
 mod keeper;
+mod look;
 mod nft;
 mod owner;
 mod refusal;
@@ -13,6 +14,7 @@ mod tool;
 mod xtables;
 
 pub use held::{Held, hold};
+pub use look::look;
 pub use owner::Holder;
 
 use crate::firewall::Firewall;
@@ -156,15 +158,15 @@ impl std::error::Error for RulesetError {}
 /// # Errors
 /// Whatever is missing, with its remedy.
 pub fn apply(firewall: &Firewall) -> Result<(), RulesetError> {
-    let wanted = firewall.routes().is_some();
+    let wanted = firewall.routes();
     // Until what was changed is changed: the keeper of a daemon that was killed would take it away.
-    let _turn = if wanted { Some(Turn::wait()?) } else { None };
-    let added = if wanted { routes::add()? } else { routes::Added::default() };
+    let _turn = wanted.map(|_| Turn::wait()).transpose()?;
+    let added = wanted.map(routes::add).transpose()?.unwrap_or_default();
     if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
         added.take_back();
         return Err(err);
     }
-    if !wanted {
+    if wanted.is_none() {
         // Those of rules that were there before: the table that they belonged to has just been replaced.
         routes::remove(&mut Vec::new())?;
     }

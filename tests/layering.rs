@@ -66,6 +66,7 @@ const PURE_CRATES: &[&str] = &[
     "ipnet",
     "psl",
     "serde",
+    "serde_json",
     "std",
     "super",
     "tls_parser",

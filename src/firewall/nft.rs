@@ -455,4 +455,9 @@ fn capture(to: &To, text: &mut Text) {
             }
         }
     }
+    if to.capture == Capture::Tproxy {
+        // Where nobody listens a redirected connection is refused by the listener's port; this one would just go on.
+        text.line("\t\t# Nobody listens:");
+        text.line(format_args!("\t\t{}meta l4proto tcp reject with tcp reset", only(to)));
+    }
 }

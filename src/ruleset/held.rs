@@ -44,9 +44,9 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
     // So that what is not permitted after this is so because of somebody else.
     library.run("list tables inet\n".to_owned())?.map_err(|said| refusal::plain(LIBRARY, &said))?;
     let keeper = match firewall.routes() {
-        Some(_) => {
-            let keeper = Keeper::start(Turn::wait()?, &routes::deletions()?)?;
-            routes::add()?;
+        Some(wanted) => {
+            let keeper = Keeper::start(Turn::wait()?, &routes::deletions(wanted)?)?;
+            routes::add(wanted)?;
             Some(keeper)
         }
         None => None,

@@ -4,6 +4,7 @@ use super::RulesetError;
 use super::refusal;
 use super::tool::{self, Said};
 use crate::firewall::DIVERT_MARK;
+use crate::firewall::Routes;
 use std::path::Path;
 
 /// Both families, by the option of `ip`, and their file of `/proc/net`, which is not there if the kernel has not the family.
@@ -41,10 +42,12 @@ impl Added {
     }
 }
 
-/// Adds what is missing; if a part is refused, takes back the others.
-pub(super) fn add() -> Result<Added, RulesetError> {
+/// Adds what is missing; if a part is refused, takes back the others. What is there already is left as it is. A family that
+/// the kernel has not has no packets either.
+pub(super) fn add(wanted: Routes) -> Result<Added, RulesetError> {
     let mut added = Added::default();
-    for (family, ..) in FAMILIES.iter().filter(|(.., file)| Path::new(file).exists()) {
+    let is_wanted = |family: &str| if family == "-6" { wanted.v6 } else { wanted.v4 };
+    for (family, ..) in FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists()) {
         // The route first: a rule without it leads nowhere.
         for object in ["route", "rule"] {
             let said = match ip(family, &words(object, "add")) {
@@ -65,18 +68,14 @@ pub(super) fn add() -> Result<Added, RulesetError> {
     Ok(added)
 }
 
-/// The commands for a shell that take them away, one of each kind.
+/// The commands for a shell that take them away.
 ///
 /// # Errors
-/// There is no `ip`, or it is where no shell could be told of it.
-pub(super) fn deletions() -> Result<Vec<String>, RulesetError> {
+/// There is no `ip`.
+pub(super) fn deletions(wanted: Routes) -> Result<Vec<String>, RulesetError> {
     let ip = tool::find("ip").ok_or(RulesetError::Missing { program: "ip", package: "iproute2" })?;
     let ip = ip.to_string_lossy().replace('\'', r"'\''");
-    let families = FAMILIES.iter().filter(|(.., file)| Path::new(file).exists());
-    let of_family = |family| {
-        ["rule", "route"].map(|object| format!("'{ip}' {family} {}", words(object, "del").join(" ")))
-    };
-    Ok(families.flat_map(|(family, ..)| of_family(family)).collect())
+    Ok(wanted.deleted().iter().map(|args| format!("'{ip}' {args}")).collect())
 }
 
 /// Takes them away, and says which were there.

@@ -289,7 +289,11 @@ impl<'a> Walk<'a, '_> {
                 Verdict::Nothing => {}
                 Verdict::Return if is_yes => return false,
                 // What comes behind it may not be reached.
-                Verdict::Return | Verdict::Unknown => self.is_sure = false,
+                Verdict::Return => self.is_sure = false,
+                Verdict::Unknown => {
+                    self.event(rule, chain, false);
+                    self.is_sure = false;
+                }
                 Verdict::Jump(name) | Verdict::Goto(name) => {
                     let before = self.is_sure;
                     self.is_sure &= is_yes;
