@@ -137,6 +137,7 @@ async fn serve(
         [] => Listeners::bind(&settings.listen, workers)?,
         sockets => Listeners::share(sockets, settings.capture, workers)?,
     };
+    rules.fit(&listeners.places)?;
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
     let ctx = Context::new(settings, trust, log, limits.questions).map_err(|err| {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wayleave::firewall::Firewall;
 use wayleave::firewall::Lifetime;
+use wayleave::firewall::Listen;
 use wayleave::firewall::TABLE;
 use wayleave::ruleset::{self, Held, RulesetError};
 
-/// How long connections whose handshake had begun when the rules went may take to finish it.
-const HANDSHAKES: Duration = Duration::from_secs(1);
+/// How long connections whose handshake had begun when the rules went may take to finish it. A packet of it that is lost is
+/// sent again after one second (RFC 6298 section 2).
+const HANDSHAKES: Duration = Duration::from_secs(2);
 /// How often it is looked for them; and what a packet may take from the rules to its socket.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -31,6 +33,27 @@ impl Rules {
             Some((firewall, Lifetime::Persistent)) if is_gate(firewall) => apply(firewall),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the rules lead to where connections are accepted: sockets that were handed over need not be where the flags
+    /// say.
+    pub(crate) fn fit(&self, places: &[Listen]) -> Result<(), String> {
+        let Some((firewall, _)) = &self.asked else { return Ok(()) };
+        let routers = firewall.router.iter().map(|router| &router.to);
+        let targets = routers.chain(firewall.output.iter().map(|output| &output.to));
+        for (addr, capture) in
+            targets.flat_map(|to| to.v4.iter().chain(&to.v6).map(|addr| (addr, to.capture)))
+        {
+            if !places.iter().any(|place| place.addr.port() == addr.port() && place.capture == capture) {
+                return Err(format!(
+                    "the rules would lead to port {} by {}, and nothing listens so: say with --listen or --capture how \
+                     the sockets are that systemd hands over",
+                    addr.port(),
+                    capture.word()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// When whatever they bring will be carried.

@@ -47,7 +47,9 @@ impl Added {
 pub(super) fn add(wanted: Routes) -> Result<Added, RulesetError> {
     let mut added = Added::default();
     let is_wanted = |family: &str| if family == "-6" { wanted.v6 } else { wanted.v4 };
-    for (family, ..) in FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists()) {
+    for (family, ..) in
+        FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists())
+    {
         // The route first: a rule without it leads nowhere.
         for object in ["route", "rule"] {
             let said = match ip(family, &words(object, "add")) {

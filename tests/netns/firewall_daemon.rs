@@ -11,7 +11,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::live::HAND_OVER;
 use crate::support::client::{connect, read_exactly, read_to_end};
+use crate::support::process::Process;
+use crate::support::rules::nft;
 use crate::support::server::Server;
 use crate::support::tools::text;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6, wait};
@@ -272,6 +275,37 @@ fn nobody_is_refused_when_it_stops() {
     }
 }
 
+/// The last packet of a handshake comes when the rules are gone: the listener is still there for it.
+#[test]
+fn a_handshake_that_had_begun_is_finished() {
+    for args in [ROUTER, TPROXY] {
+        let lab = Lab::router();
+        let _web = lab.mirror(80);
+        let before = in_force(&lab);
+        let daemon = ready(&lab, args);
+        let held_back = "table inet held_back {\n chain output {\n type filter hook output priority filter;\n\
+                         tcp dport 80 tcp flags & (syn | ack) == ack drop;\n }\n}\n";
+        nft(lab.client_side(), held_back);
+        let mut streams: Vec<TcpStream> = webs().iter().map(|web| lab.connect(web)).collect();
+        for stream in &mut streams {
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        }
+        // 03: SYN received.
+        assert_eq!(lab.router_side().count("03"), 2);
+        daemon.term();
+        daemon.line("the rules are gone");
+        nft(lab.client_side(), "delete table inet held_back");
+        for (stream, web) in streams.iter_mut().zip(webs()) {
+            let (answer, end) = read_to_end(stream);
+            assert!(end.is_ok() && answer.starts_with(web.as_bytes()), "{web}: {end:?} {}", text(&answer));
+        }
+        drop(streams);
+        assert!(daemon.wait_exit().success());
+        assert_eq!(daemon.records().len(), 2);
+        assert_eq!(in_force(&lab), before);
+    }
+}
+
 #[test]
 fn rules_that_persist_are_a_closed_door_until_it_runs_again() {
     let lab = Lab::router();
@@ -393,11 +427,12 @@ fn others_cannot_change_what_it_holds() {
 #[test]
 fn without_the_capability_it_says_what_to_grant() {
     let lab = Lab::router();
-    for args in [ROUTER, GATE] {
+    for args in [ROUTER, GATE, OUTPUT, TPROXY] {
         let daemon = lab.start(args).unready().run();
         assert_eq!(daemon.wait_exit().code(), Some(1));
         let line = daemon.log().pop().unwrap();
-        assert!(line.contains("CAP_NET_ADMIN") && line.contains("wayleave-firewall.service"), "{line}");
+        let named = line.contains("wayleave-firewall.service") || args == OUTPUT || args == TPROXY;
+        assert!(line.contains("AmbientCapabilities=CAP_NET_ADMIN") && named, "{line}");
     }
     assert_eq!(lab.ruleset(), "");
 }
@@ -420,7 +455,7 @@ fn the_library_is_missed_by_those_who_need_it() {
     let run = |args: &[&str]| {
         let mut command = lab.router_side().command("unshare");
         command.args(["--mount", "sh", "-c", hidden, env!("CARGO_BIN_EXE_wayleave")]).args(args);
-        crate::support::process::Process::start("wayleave", &mut command)
+        Process::start("wayleave", &mut command)
     };
     let process = run(ROUTER);
     assert_eq!(process.wait().code(), Some(1));
@@ -580,4 +615,48 @@ fn both_kinds_of_capture_side_by_side() {
     drop((own, others));
     assert!(daemon.wait_exit().success());
     assert_eq!(in_force(&lab), before);
+}
+
+/// What keeps secrets closes what the daemon reads of itself to everybody else, and to nobody who needs it here.
+#[test]
+fn secrets_do_not_get_in_the_way() {
+    let lab = Lab::router();
+    let before = in_force(&lab);
+    let start =
+        lab.start(TPROXY).net_admin().env("WAYLEAVE_UPSTREAM_PROXY", "http://user:hush-hush@10.2.0.2:3128");
+    let daemon = start.run();
+    daemon.line("\"ready\"");
+    ended(&daemon);
+    assert_eq!(in_force(&lab), before);
+}
+
+#[test]
+fn rules_lead_to_sockets_that_were_handed_over_or_nowhere() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let start = |args: &[&str]| {
+        let mut command = lab.router_side().command("perl");
+        command
+            .args(["-e", HAND_OVER, env!("CARGO_BIN_EXE_wayleave"), "--log-format", "json"])
+            .args(ROUTER)
+            .args(args);
+        Process::start("wayleave", &mut command)
+    };
+    for wrong in [&["--local-port", "8444"][..], &["--listen", "tproxy=0.0.0.0:8443"]] {
+        let process = start(wrong);
+        assert_eq!(process.wait().code(), Some(1));
+        assert!(
+            process.lines().pop().unwrap().contains("the rules would lead to port 844"),
+            "{:?}",
+            process.lines()
+        );
+        assert_eq!(lab.ruleset(), "");
+    }
+    // The socket is for IPv4 alone.
+    let process = start(&["--listen", "0.0.0.0:8443"]);
+    process.line("\"ready\"");
+    assert!(is_captured(&lab, &webs()[0]) && !is_captured(&lab, &webs()[1]));
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success());
+    assert_eq!(lab.ruleset(), "");
 }
