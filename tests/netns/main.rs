@@ -37,6 +37,9 @@ mod explain;
 mod eyes;
 mod faults;
 mod firewall_daemon;
+#[path = "../common/firewall_flags.rs"]
+mod firewall_flags;
+mod firewall_text;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
