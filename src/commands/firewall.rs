@@ -119,7 +119,9 @@ fn described(rules: &Firewall) -> String {
 
 fn target(to: &wayleave::firewall::To) -> String {
     let listener = match (to.v4, to.v6) {
-        (Some(v4), Some(v6)) if v4.port() == v6.port() && v4.ip().is_unspecified() && v6.ip().is_unspecified() => {
+        (Some(v4), Some(v6))
+            if v4.port() == v6.port() && v4.ip().is_unspecified() && v6.ip().is_unspecified() =>
+        {
             format!("port {}", v4.port())
         }
         (v4, v6) => {

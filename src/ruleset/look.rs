@@ -19,7 +19,8 @@ use std::path::Path;
 use std::thread;
 
 /// Settings of an interface, and of `all`, that matter.
-const OF_INTERFACE: [&str; 5] = ["forwarding", "src_valid_mark", "rp_filter", "accept_local", "route_localnet"];
+const OF_INTERFACE: [&str; 5] =
+    ["forwarding", "src_valid_mark", "rp_filter", "accept_local", "route_localnet"];
 /// Settings of all.
 const OF_ALL: [&str; 4] = [
     "net/ipv4/ip_forward",
@@ -42,7 +43,9 @@ pub fn look(firewall: &Firewall) -> Result<Seen, RulesetError> {
         ruleset: listed.out,
         wanted: wanted(firewall)?,
         saved: saved()?,
-        legacy: [("IPv4", false), ("IPv6", true)].map(|(name, v6)| (name, xtables::legacy_tables(v6))).to_vec(),
+        legacy: [("IPv4", false), ("IPv6", true)]
+            .map(|(name, v6)| (name, xtables::legacy_tables(v6)))
+            .to_vec(),
         rules: [ip(&["-N", "-4", "-j", "rule"]), ip(&["-N", "-6", "-j", "rule"])],
         routes: [
             ip(&["-N", "-4", "-j", "route", "show", "table", "all"]),
@@ -105,7 +108,8 @@ fn read(path: &str) -> String {
 fn interfaces() -> Vec<Interface> {
     // Below /sys are those of whoever mounted it, which need not be ours.
     let table = read("/proc/self/net/dev");
-    let names = table.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned());
+    let names =
+        table.lines().skip(2).filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned());
     let bridges = ip(&["-j", "link", "show", "type", "bridge"]);
     let bridges: serde_json::Value = serde_json::from_str(&bridges).unwrap_or_default();
     let is_bridge = |name: &str| {

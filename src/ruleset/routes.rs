@@ -8,7 +8,8 @@ use crate::firewall::Routes;
 use std::path::Path;
 
 /// Both families, by the option of `ip`, and their file of `/proc/net`, which is not there if the kernel has not the family.
-const FAMILIES: [(&str, &str, &str); 2] = [("-4", "IPv4", "/proc/net/route"), ("-6", "IPv6", "/proc/net/if_inet6")];
+const FAMILIES: [(&str, &str, &str); 2] =
+    [("-4", "IPv4", "/proc/net/route"), ("-6", "IPv6", "/proc/net/if_inet6")];
 
 /// More rules alike than this are not of our making.
 const ALIKE: usize = 32;
@@ -46,7 +47,9 @@ impl Added {
 pub(super) fn add(wanted: Routes) -> Result<Added, RulesetError> {
     let mut added = Added::default();
     let is_wanted = |family: &str| if family == "-6" { wanted.v6 } else { wanted.v4 };
-    for (family, ..) in FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists()) {
+    for (family, ..) in
+        FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists())
+    {
         // The route first: a rule without it leads nowhere.
         for object in ["route", "rule"] {
             let said = match ip(family, &words(object, "add")) {
@@ -102,5 +105,7 @@ pub(super) fn remove(gone: &mut Vec<String>) -> Result<(), RulesetError> {
 /// What the kernel says about a rule or route that is not there (`ENOENT`, `ESRCH`), or about a family that it cannot route
 /// by rules.
 fn is_absent(said: &str) -> bool {
-    ["No such file or directory", "No such process", "not supported"].iter().any(|part| said.contains(part))
+    ["No such file or directory", "No such process", "FIB table does not exist", "not supported"]
+        .iter()
+        .any(|part| said.contains(part))
 }

@@ -26,7 +26,10 @@ fn interfaces(clients: &Clients, seen: &Seen, found: &mut Findings) {
     };
     for name in names {
         if !seen.interfaces.iter().any(|interface| is_named(name, &interface.name)) {
-            found.warning(About::Interfaces, format!("there is no interface {name} ({what}): is it spelt so (ip link)?"));
+            found.warning(
+                About::Interfaces,
+                format!("there is no interface {name} ({what}): is it spelt so (ip link)?"),
+            );
         }
     }
 }
@@ -85,10 +88,13 @@ fn ways_in(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Findin
     let on_clients = clients(&router.clients, seen);
     // Of the two settings the larger one counts (ip-sysctl).
     let either = |interface: &str, name: &str| {
-        is_on(seen, &format!("net/ipv4/conf/all/{name}")) || is_on(seen, &format!("net/ipv4/conf/{interface}/{name}"))
+        is_on(seen, &format!("net/ipv4/conf/all/{name}"))
+            || is_on(seen, &format!("net/ipv4/conf/{interface}/{name}"))
     };
     let largest = |interface: &str, name: &str| {
-        let value = |of: &str| seen.settings.get(&format!("net/ipv4/conf/{of}/{name}")).map(|value| value.trim().to_owned());
+        let value = |of: &str| {
+            seen.settings.get(&format!("net/ipv4/conf/{of}/{name}")).map(|value| value.trim().to_owned())
+        };
         value("all").max(value(interface))
     };
     if router.to.capture == Capture::Redirect {
@@ -117,7 +123,8 @@ fn ways_in(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Findin
     let others = seen.interfaces.iter().map(|interface| interface.name.clone()).filter(|name| name != "lo");
     let marked: Vec<String> = if firewall.keeps_source { others.collect() } else { on_clients.clone() };
     for interface in marked.iter().filter(|_| router.to.v4.is_some()) {
-        let accepts = either(interface, "accept_local") && largest(interface, "rp_filter").as_deref() != Some("1");
+        let accepts =
+            either(interface, "accept_local") && largest(interface, "rp_filter").as_deref() != Some("1");
         if either(interface, "src_valid_mark") && !accepts {
             found.fault(
                 About::Kernel,
@@ -129,7 +136,10 @@ fn ways_in(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Findin
             );
         }
     }
-    let bridges = seen.interfaces.iter().filter(|interface| interface.is_bridge && on_clients.contains(&interface.name));
+    let bridges = seen
+        .interfaces
+        .iter()
+        .filter(|interface| interface.is_bridge && on_clients.contains(&interface.name));
     for bridge in bridges {
         for (setting, listener) in [("iptables", router.to.v4), ("ip6tables", router.to.v6)] {
             let path = format!("net/bridge/bridge-nf-call-{setting}");
@@ -226,7 +236,9 @@ fn of_proc(tables: &[String; 2]) -> Vec<Listening> {
     for (table, v6) in tables.iter().zip([false, true]) {
         for line in table.lines().skip(1) {
             let mut fields = line.split_ascii_whitespace().skip(1);
-            let (Some(local), _, Some("0A")) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(local), _, Some("0A")) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
             all.extend(of_hexadecimal(local, v6));
         }
     }
@@ -245,7 +257,9 @@ fn of_hexadecimal(local: &str, v6: bool) -> Option<Listening> {
     let ip = match (v6, octets) {
         (false, [a, b, c, d, ..]) => Some(Ipv4Addr::new(a, b, c, d).into()),
         // It may take IPv4 as well, which cannot be seen.
-        (true, octets) => Some(IpAddr::from(Ipv6Addr::from(octets)).to_canonical()).filter(|ip| !ip.is_unspecified()),
+        (true, octets) => {
+            Some(IpAddr::from(Ipv6Addr::from(octets)).to_canonical()).filter(|ip| !ip.is_unspecified())
+        }
     };
     Some(Listening { ip, port, transparent: None })
 }

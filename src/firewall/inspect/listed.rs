@@ -28,7 +28,14 @@ fn table(object: &Value) -> Option<Table> {
 /// The chains of all tables that packets of IP pass.
 pub(super) fn chains(listed: &Value) -> Vec<Chain> {
     let mut chains: Vec<Chain> = objects(listed, "chain")
-        .filter_map(|chain| Some(Chain { table: table(chain)?, name: word(chain, "name").to_owned(), base: base(chain), rules: Vec::new() }))
+        .filter_map(|chain| {
+            Some(Chain {
+                table: table(chain)?,
+                name: word(chain, "name").to_owned(),
+                base: base(chain),
+                rules: Vec::new(),
+            })
+        })
         .collect();
     for rule in objects(listed, "rule") {
         let Some(table) = table(rule) else { continue };
@@ -58,11 +65,15 @@ fn rules(rule: &Value, table: &Table, chain: &str) -> Vec<Rule> {
     let statements = rule.get("expr").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut last = Verdict::Nothing;
     for statement in statements {
-        let Some((kind, body)) = statement.as_object().and_then(|object| object.iter().next()) else { continue };
+        let Some((kind, body)) = statement.as_object().and_then(|object| object.iter().next()) else {
+            continue;
+        };
         match kind.as_str() {
             "match" => conditions.push(condition(body)),
             "limit" => conditions.push(Condition { is: Match::Else, negated: false }),
-            "xt" if word(body, "type") == "match" => conditions.push(Condition { is: Match::Else, negated: false }),
+            "xt" if word(body, "type") == "match" => {
+                conditions.push(Condition { is: Match::Else, negated: false })
+            }
             "xt" => last = Verdict::Unknown,
             "vmap" => {
                 let entries = body.get("data").and_then(|data| data.get("set")).and_then(Value::as_array);
@@ -71,10 +82,16 @@ fn rules(rule: &Value, table: &Table, chain: &str) -> Vec<Rule> {
                         for entry in entries {
                             let (Some(value), Some(verdict)) = (entry.get(0), entry.get(1)) else { continue };
                             let is = matched(key, value);
-                            let conditions = conditions.iter().cloned().chain([Condition { is, negated: false }]);
+                            let conditions =
+                                conditions.iter().cloned().chain([Condition { is, negated: false }]);
                             let verdict = verdict.as_object().and_then(|object| object.iter().next());
-                            let verdict = verdict.map_or(Verdict::Unknown, |(kind, body)| verdict_of(kind, body));
-                            made.push(Rule { conditions: conditions.collect(), verdict, shown: shown.clone() });
+                            let verdict =
+                                verdict.map_or(Verdict::Unknown, |(kind, body)| verdict_of(kind, body));
+                            made.push(Rule {
+                                conditions: conditions.collect(),
+                                verdict,
+                                shown: shown.clone(),
+                            });
                         }
                     }
                     _ => last = Verdict::Unknown,
@@ -117,25 +134,36 @@ fn condition(body: &Value) -> Condition {
 }
 
 fn matched(left: &Value, right: &Value) -> Match {
-    let Some((kind, body)) = left.as_object().and_then(|object| object.iter().next()) else { return Match::Else };
+    let Some((kind, body)) = left.as_object().and_then(|object| object.iter().next()) else {
+        return Match::Else;
+    };
     let values = values(right);
     let has = |number: u64| values.iter().any(|value| value.as_u64() == Some(number));
-    let names = || values.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>();
+    let names =
+        || values.iter().map(|value| value.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>();
     let key = word(body, "key");
     // A set by its name, or what is made of other values.
     if values.iter().any(|value| value.as_str().is_some_and(|name| name.starts_with('@'))) {
         return if word(body, "field") == "daddr" { Match::Destination } else { Match::Else };
     }
     match (kind.as_str(), key, word(body, "protocol"), word(body, "field")) {
-        ("payload", _, "tcp" | "th", "dport") => values.iter().map(|value| range(value)).collect::<Option<Vec<_>>>().map_or(Match::Else, Match::Ports),
+        ("payload", _, "tcp" | "th", "dport") => values
+            .iter()
+            .map(|value| range(value))
+            .collect::<Option<Vec<_>>>()
+            .map_or(Match::Else, Match::Ports),
         // Of another protocol.
         ("payload", _, "udp" | "sctp" | "dccp" | "icmp" | "icmpv6" | "igmp", _) => Match::Tcp(false),
-        ("payload", _, "ip", "protocol") | ("payload", _, "ip6", "nexthdr") | ("meta", "l4proto", ..) => Match::Tcp(has(TCP)),
+        ("payload", _, "ip", "protocol") | ("payload", _, "ip6", "nexthdr") | ("meta", "l4proto", ..) => {
+            Match::Tcp(has(TCP))
+        }
         ("payload", _, "ip" | "ip6", "daddr") => Match::Destination,
         ("meta", "iifname" | "iif", ..) => names().map_or(Match::Else, Match::In),
         ("meta", "oifname" | "oif", ..) => names().map_or(Match::Else, Match::Out),
         ("meta", "nfproto", ..) => Match::V6(has(NFPROTO_IPV6)),
-        ("ct", "state", ..) => Match::New(values.iter().filter_map(|value| value.as_u64()).any(|state| state & STATE_NEW != 0)),
+        ("ct", "state", ..) => {
+            Match::New(values.iter().filter_map(|value| value.as_u64()).any(|state| state & STATE_NEW != 0))
+        }
         ("ct", "status", ..) if has(STATUS_DNAT) => Match::Dnat,
         ("fib", ..) if word(body, "result") == "type" && flag(body, "daddr") => Match::Local(has(RTN_LOCAL)),
         _ => Match::Else,
@@ -146,7 +174,9 @@ fn matched(left: &Value, right: &Value) -> Match {
 fn flag(body: &Value, name: &str) -> bool {
     let flags = body.get("flags");
     flags.and_then(Value::as_str) == Some(name)
-        || flags.and_then(Value::as_array).is_some_and(|all| all.iter().any(|flag| flag.as_str() == Some(name)))
+        || flags
+            .and_then(Value::as_array)
+            .is_some_and(|all| all.iter().any(|flag| flag.as_str() == Some(name)))
 }
 
 /// One value, or those of a set or a list.

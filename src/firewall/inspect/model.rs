@@ -21,14 +21,6 @@ impl Hook {
             _ => None,
         }
     }
-
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::Prerouting => "prerouting",
-            Self::Input => "input",
-            Self::Output => "output",
-        }
-    }
 }
 
 /// What is known about a condition.
@@ -208,7 +200,9 @@ impl Match {
             Self::Ports(ports) => {
                 Known::of(ports.iter().any(|(first, last)| (*first..=*last).contains(&packet.port)))
             }
-            Self::In(names) => Known::of(packet.from.is_some_and(|from| names.iter().any(|name| is_named(name, from)))),
+            Self::In(names) => {
+                Known::of(packet.from.is_some_and(|from| names.iter().any(|name| is_named(name, from))))
+            }
             Self::Out(_) if packet.hook != Hook::Output => Known::No,
             Self::Local(is) => Known::of(*is == packet.local),
             Self::New(is) => Known::of(*is),

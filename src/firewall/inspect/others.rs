@@ -50,7 +50,8 @@ fn all_chains(seen: &Seen, listed: &Value) -> Vec<Chain> {
 }
 
 fn is_ours(chain: &Chain) -> bool {
-    let in_our_table = chain.table.family == Family::Inet && [TABLE, OLD_TABLE].contains(&chain.table.name.as_str());
+    let in_our_table =
+        chain.table.family == Family::Inet && [TABLE, OLD_TABLE].contains(&chain.table.name.as_str());
     in_our_table || chain.name.starts_with(OUR_CHAINS)
 }
 
@@ -144,14 +145,22 @@ impl Flow<'_> {
     fn chains<'c>(&self, all: &'c [Chain], hook: Hook) -> Vec<&'c Chain> {
         let mut bases: Vec<(i64, &Chain)> = all
             .iter()
-            .filter_map(|chain| chain.base.as_ref().filter(|base| base.hook == hook).map(|base| (base.priority, chain)))
+            .filter_map(|chain| {
+                chain.base.as_ref().filter(|base| base.hook == hook).map(|base| (base.priority, chain))
+            })
             .collect();
         bases.sort_by_key(|(priority, _)| *priority);
         bases.into_iter().map(|(_, chain)| chain).collect()
     }
 
     /// What other rules do with it up to where ours capture it.
-    fn before_capture(&self, others: &[Chain], packet: &Packet<'_>, listener: SocketAddr, found: &mut Findings) {
+    fn before_capture(
+        &self,
+        others: &[Chain],
+        packet: &Packet<'_>,
+        listener: SocketAddr,
+        found: &mut Findings,
+    ) {
         let capture = self.to.capture;
         let own = if capture == Capture::Redirect { DSTNAT } else { MANGLE };
         let (who, port) = (self.who(), packet.port);
@@ -165,7 +174,10 @@ impl Flow<'_> {
                     Verdict::Redirect(Some(to)) | Verdict::Tproxy(Some(to)) if *to == listener.port() => {
                         found.fault(
                             About::Doubled,
-                            format!("{} leads to port {to} as well: delete it, one set of rules is enough", place(&event)),
+                            format!(
+                                "{} leads to port {to} as well: delete it, one set of rules is enough",
+                                place(&event)
+                            ),
                         );
                     }
                     Verdict::Redirect(_) | Verdict::Tproxy(_) if sees_it(base.priority) => {
@@ -220,7 +232,13 @@ impl Flow<'_> {
     }
 
     /// Whether it gets to the listener once it is captured.
-    fn after_capture(&self, others: &[Chain], packet: &Packet<'_>, listener: SocketAddr, found: &mut Findings) {
+    fn after_capture(
+        &self,
+        others: &[Chain],
+        packet: &Packet<'_>,
+        listener: SocketAddr,
+        found: &mut Findings,
+    ) {
         let redirected = self.to.capture == Capture::Redirect;
         let port = if redirected { listener.port() } else { packet.port };
         let packet = Packet {
@@ -232,11 +250,19 @@ impl Flow<'_> {
             dnat: redirected,
             ..*packet
         };
-        for chain in self.chains(others, Hook::Input).into_iter().filter(|chain| chain.base.as_ref().is_some_and(|base| !base.nat)) {
+        for chain in self
+            .chains(others, Hook::Input)
+            .into_iter()
+            .filter(|chain| chain.base.as_ref().is_some_and(|base| !base.nat))
+        {
             let events = way(others, chain, &packet);
             let drop = events.iter().find(|event| *event.verdict == Verdict::Drop && event.is_certain);
             if let Some(drop) = drop {
-                let what = if redirected { "the port that connections are redirected to" } else { "which keeps its number with TPROXY" };
+                let what = if redirected {
+                    "the port that connections are redirected to"
+                } else {
+                    "which keeps its number with TPROXY"
+                };
                 found.fault(
                     About::Shadowed,
                     format!(

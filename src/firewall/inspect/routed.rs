@@ -68,7 +68,8 @@ fn leads_to_ours(rule: &Value) -> bool {
 }
 
 fn needed(family: &str, rules: &[Value], routes: &[Value], found: &mut Findings) {
-    let ours: Vec<&Value> = rules.iter().filter(|rule| leads_to_ours(rule) && has(rule, DIVERT_MARK) == Some(true)).collect();
+    let ours: Vec<&Value> =
+        rules.iter().filter(|rule| leads_to_ours(rule) && has(rule, DIVERT_MARK) == Some(true)).collect();
     let table = DIVERT_MARK.to_string();
     let remedy = "wayleave firewall apply puts it there";
     let Some(first) = ours.first() else {
@@ -81,11 +82,18 @@ fn needed(family: &str, rules: &[Value], routes: &[Value], found: &mut Findings)
     if ours.len() > 1 {
         found.warning(
             About::Routes,
-            format!("the {family} rule for mark {DIVERT_MARK:#x} is there {} times: ip rule del the others", ours.len()),
+            format!(
+                "the {family} rule for mark {DIVERT_MARK:#x} is there {} times: ip rule del the others",
+                ours.len()
+            ),
         );
     }
     let of_table = |route: &&Value| text(route, "table") == table;
-    if !routes.iter().filter(of_table).any(|route| text(route, "type") == RTN_LOCAL && text(route, "dst") == "default") {
+    if !routes
+        .iter()
+        .filter(of_table)
+        .any(|route| text(route, "type") == RTN_LOCAL && text(route, "dst") == "default")
+    {
         found.fault(
             About::Routes,
             format!(

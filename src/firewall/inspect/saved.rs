@@ -88,7 +88,9 @@ fn rule(words: &[String], shown: String) -> Rule {
                 words.next();
                 Match::Destination
             }
-            "--dport" | "--dports" => ports(words.next().unwrap_or_default()).map_or(Match::Else, Match::Ports),
+            "--dport" | "--dports" => {
+                ports(words.next().unwrap_or_default()).map_or(Match::Else, Match::Ports)
+            }
             "--dst-type" => {
                 let is_local = words.next().unwrap_or_default().split(',').any(|kind| kind == "LOCAL");
                 Match::Local(is_local)
@@ -133,15 +135,15 @@ fn verdict(how: &str, target: &str, options: &[&str]) -> Verdict {
         "RETURN" => Verdict::Return,
         "REDIRECT" => Verdict::Redirect(value("--to-ports").and_then(port)),
         "DNAT" => {
-            let to = value("--to-destination").filter(|to| to.contains(':') && (!to.contains("::") || to.contains("]:")));
+            let to = value("--to-destination")
+                .filter(|to| to.contains(':') && (!to.contains("::") || to.contains("]:")));
             Verdict::Redirect(to.and_then(port))
         }
         "TPROXY" => Verdict::Tproxy(value("--on-port").and_then(port)),
         "NOTRACK" => Verdict::Notrack,
         "CT" if options.contains(&"--notrack") => Verdict::Notrack,
-        "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" | "CT" | "DSCP" | "CHECKSUM" | "SET" | "TRACE" | "CLASSIFY" => {
-            Verdict::Nothing
-        }
+        "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "TCPMSS" | "CT" | "DSCP" | "CHECKSUM" | "SET" | "TRACE"
+        | "CLASSIFY" => Verdict::Nothing,
         "NFQUEUE" | "SNAT" | "MASQUERADE" => Verdict::Unknown,
         chain if how == "-g" => Verdict::Goto(chain.to_owned()),
         chain => Verdict::Jump(chain.to_owned()),

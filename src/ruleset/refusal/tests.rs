@@ -32,7 +32,11 @@ fn each_refusal_has_its_meaning() {
     let said = "/dev/stdin:4:26-52: Error: cgroupv2 path fails: No such file or directory\n \
                 socket cgroupv2 level 2 \"system.slice/nope.service\" return\n\
                 \u{20}                        ^^^^^^^^^^^^^^^^^^^^^^^^^^^\n";
-    assert!(meaning(said).starts_with("there is no cgroup system.slice/nope.service now"), "{}", meaning(said));
+    assert!(
+        meaning(said).starts_with("there is no cgroup system.slice/nope.service now"),
+        "{}",
+        meaning(said)
+    );
     let said = "/dev/stdin:3:1-9: Error: Could not process rule: No such file or directory\n\
                 \ttcp dport 80 tproxy ip to 127.0.0.1:8443\n\t             ^^^^^^^\n";
     assert!(meaning(said).contains("modprobe nft_tproxy"), "{}", meaning(said));
@@ -48,7 +52,10 @@ fn each_refusal_has_its_meaning() {
 
 #[test]
 fn a_refusal_without_a_text_is_told_as_it_is() {
-    assert!(matches!(plain("ip", "RTNETLINK answers: Operation not permitted\n"), RulesetError::NotPermitted));
+    assert!(matches!(
+        plain("ip", "RTNETLINK answers: Operation not permitted\n"),
+        RulesetError::NotPermitted
+    ));
     assert_eq!(plain("ip", "\nRTNETLINK answers: Busy\n").to_string(), "ip: RTNETLINK answers: Busy");
     assert_eq!(plain("nft", "").to_string(), "nft: it failed, and did not say why");
 }
