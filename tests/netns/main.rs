@@ -36,6 +36,8 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+mod firewall_apply;
+mod firewall_check;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
