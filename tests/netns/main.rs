@@ -40,6 +40,8 @@ mod firewall_daemon;
 #[path = "../common/firewall_flags.rs"]
 mod firewall_flags;
 mod firewall_text;
+mod firewall_apply;
+mod firewall_check;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]

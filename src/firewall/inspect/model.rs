@@ -21,14 +21,6 @@ impl Hook {
             _ => None,
         }
     }
-
-    pub(super) const fn word(self) -> &'static str {
-        match self {
-            Self::Prerouting => "prerouting",
-            Self::Input => "input",
-            Self::Output => "output",
-        }
-    }
 }
 
 /// What is known about a condition.
