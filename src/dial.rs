@@ -196,7 +196,7 @@ impl Dialler {
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Reached, DialError> {
-        let (socket, addr) = connect::first_of(addrs, self.plainly(), deadline).await?;
+        let (socket, addr) = connect::first_of(addrs, &self.plainly(), deadline).await?;
         let ticket = register(&self.loops, socket.options(), addr)?;
         Ok(Reached { socket, addr, ticket })
     }
@@ -216,16 +216,13 @@ impl Dialler {
             return Err(DialError::OtherFamily { addr, client });
         }
         let how = How { client: Some(from), ..self.plainly() };
-        let reached = connect::first_of(&of_its_family, how, deadline).await;
+        let reached = connect::first_of(&of_its_family, &how, deadline).await;
         let (socket, addr) = reached.map_err(|err| match err.is_silence() {
             true => DialError::NothingBack(Box::new(err)),
             false => err,
         })?;
-        let ticket = match local_addr(socket.options(), addr)?.port() == from.port() {
-            true => None,
-            false => Some(self.loops.from_other_port(from.ip(), addr).ok_or(DialError::Loop { addr })?),
-        };
-        Ok(Reached { socket, addr, ticket })
+        // Whoever it were that it came back to, it would not be up.
+        Ok(Reached { socket, addr, ticket: None })
     }
 
     /// From an address of this machine's.
@@ -250,13 +247,7 @@ fn register(loops: &Loops, socket: SockRef<'_>, addr: SocketAddr) -> Result<Opti
     if !loops.armed() {
         return Ok(None);
     }
-    let local = local_addr(socket, addr)?;
-    Ok(Some(loops.dialled((local, unmapped(addr))).ok_or(DialError::Loop { addr })?))
-}
-
-/// Where a connection to `addr` was dialled from.
-fn local_addr(socket: SockRef<'_>, addr: SocketAddr) -> Result<SocketAddr, DialError> {
     let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?.as_socket();
     let local = local.ok_or_else(|| DialError::Connect { addr, err: io::ErrorKind::Unsupported.into() })?;
-    Ok(unmapped(local))
+    Ok(Some(loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?))
 }

@@ -64,7 +64,7 @@ impl Start<'_> {
         self
     }
 
-    /// With one capability, as wayleave-firewall.service runs it.
+    /// As its own user, with CAP_NET_ADMIN and nothing else: AmbientCapabilities= of systemd.
     pub fn net_admin(mut self) -> Self {
         self.net_admin = true;
         self
@@ -106,14 +106,12 @@ impl Start<'_> {
                 format!("--reuid={uid}"),
                 format!("--regid={uid}"),
                 "--clear-groups".to_owned(),
+                format!("--inh-caps=-all{}", if self.net_admin { ",+net_admin" } else { "" }),
                 "--no-new-privs".to_owned(),
             ]);
-            argv.extend(match self.net_admin {
-                true => ["inh-caps", "ambient-caps", "bounding-set"]
-                    .map(|set| format!("--{set}=-all,+net_admin"))
-                    .to_vec(),
-                false => vec!["--inh-caps=-all".to_owned()],
-            });
+            if self.net_admin {
+                argv.push("--ambient-caps=+net_admin".to_owned());
+            }
         }
         let binary = binary_for_everyone(self.lab);
         argv.push(binary.to_string_lossy().into_owned());
@@ -307,7 +305,7 @@ fn ports(args: &[String]) -> Vec<u16> {
 
 /// The binary where every user can run it: a checkout below a closed home directory is out of reach for anybody
 /// else, and then the lab's folder gets a copy.
-fn binary_for_everyone(lab: &Lab) -> PathBuf {
+pub fn binary_for_everyone(lab: &Lab) -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_wayleave"));
     let open = |path: &Path| fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
     if built.ancestors().all(|part| part.as_os_str().is_empty() || open(part)) {
