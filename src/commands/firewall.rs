@@ -17,8 +17,8 @@ const USAGE: u8 = 2;
 
 /// Prints the rules, puts them in place, takes them away, or says what is wrong with those that are there.
 pub(crate) fn firewall(command: &FirewallCommand) -> ExitCode {
-    if command.iptables && command.action != FirewallAction::Print {
-        let why = "--iptables is for print: wayleave firewall print --iptables | iptables-restore --noflush loads what \
+    if command.iptables && !matches!(command.action, FirewallAction::Print | FirewallAction::Check) {
+        let why = "--iptables is for print and check: wayleave firewall print --iptables | iptables-restore --noflush loads what \
                    it prints, and the same with ip6tables-restore";
         return complain([why], USAGE);
     }
@@ -34,7 +34,7 @@ pub(crate) fn firewall(command: &FirewallCommand) -> ExitCode {
         FirewallAction::Print if command.iptables => print(&rules.iptables()),
         FirewallAction::Print => print(&rules.nft(Lifetime::Persistent)),
         FirewallAction::Apply => apply(&rules),
-        FirewallAction::Check => check(&rules),
+        FirewallAction::Check => check(&rules, command.iptables),
         FirewallAction::Remove => remove(),
     }
 }
@@ -44,7 +44,7 @@ fn apply(rules: &Firewall) -> ExitCode {
         return complain([err], FAILED);
     }
     // What keeps them from working is said at once, except that the daemon may be started later.
-    if let Ok(seen) = ruleset::look(rules) {
+    if let Ok(seen) = ruleset::look(rules, false) {
         let found = inspect(rules, &seen);
         let found = found.iter().filter(|finding| finding.about != About::Listener);
         for Finding { text, .. } in found {
@@ -77,8 +77,8 @@ fn remove() -> ExitCode {
     }
 }
 
-fn check(rules: &Firewall) -> ExitCode {
-    let seen = match ruleset::look(rules) {
+fn check(rules: &Firewall, by_iptables: bool) -> ExitCode {
+    let seen = match ruleset::look(rules, by_iptables) {
         Ok(seen) => seen,
         Err(err) => return complain([err], FAILED),
     };
@@ -91,8 +91,14 @@ fn check(rules: &Firewall) -> ExitCode {
         print(&text);
         return ExitCode::from(FAILED);
     }
-    let _ = writeln!(text, "good: {}", described(rules));
-    if let Some(holder) = &seen.holder {
+    let described = described(rules);
+    // The chains of iptables are no table.
+    let described = match by_iptables {
+        true => described.replacen(&format!("table inet {TABLE}"), "chains of iptables", 1),
+        false => described,
+    };
+    let _ = writeln!(text, "good: {described}");
+    if let Some(holder) = seen.holder.as_ref().filter(|_| !by_iptables) {
         let _ = writeln!(text, "good: the table belongs to {holder}, and goes when that ends");
     }
     print(&text)

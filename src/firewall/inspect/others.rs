@@ -2,6 +2,7 @@
 
 use super::super::{Capture, Clients, Firewall, TABLE, To};
 use super::model::{Chain, Event, Family, Hook, Packet, Verdict, is_named, way};
+use super::text::tables;
 use super::{About, Findings, Seen, listed, saved};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -19,10 +20,13 @@ const CONNTRACK: i64 = -200;
 const DSTNAT: i64 = -100;
 const MANGLE: i64 = -150;
 
-pub(super) fn inspect(firewall: &Firewall, seen: &Seen, listed: &Value, found: &mut Findings) {
-    let all = all_chains(seen, listed);
+pub(super) fn inspect(firewall: &Firewall, seen: &Seen, found: &mut Findings) {
+    let all = all_chains(seen);
     let (ours, others): (Vec<Chain>, Vec<Chain>) = all.into_iter().partition(is_ours);
-    doubled(&ours, found);
+    match &seen.wanted_saved {
+        Some(_) => doubled_beside_iptables(seen, &ours, found),
+        None => doubled(&ours, found),
+    }
     legacy(seen, &ours, found);
     if let Some(router) = &firewall.router {
         for from in clients(&router.clients, seen) {
@@ -37,13 +41,14 @@ pub(super) fn inspect(firewall: &Firewall, seen: &Seen, listed: &Value, found: &
 }
 
 /// Where `iptables-save` shows a family, what nft shows of the same tables is left out.
-fn all_chains(seen: &Seen, listed: &Value) -> Vec<Chain> {
+fn all_chains(seen: &Seen) -> Vec<Chain> {
     let is_saved = |family: Family| {
         let v6 = family == Family::Ip6;
         seen.saved.iter().any(|saved| !saved.legacy && saved.v6 == v6 && family != Family::Inet)
     };
-    let of_nft = listed::chains(listed)
-        .into_iter()
+    let documents = seen.others.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+    let of_nft = documents
+        .flat_map(|listed| listed::chains(&listed))
         .filter(|chain| !(is_saved(chain.table.family) && OF_IPTABLES.contains(&chain.table.name.as_str())));
     let of_iptables = seen.saved.iter().flat_map(|saved| saved::chains(&saved.text, saved.v6, saved.legacy));
     of_nft.chain(of_iptables).collect()
@@ -81,6 +86,34 @@ fn doubled(ours: &[Chain], found: &mut Findings) {
                 of_iptables.join(", ")
             ),
         );
+    }
+}
+
+/// Where iptables has what is wanted.
+fn doubled_beside_iptables(seen: &Seen, ours: &[Chain], found: &mut Findings) {
+    if tables(&seen.listed)
+        .iter()
+        .any(|table| table.family == "inet" && [TABLE, OLD_TABLE].contains(&table.name.as_str()))
+    {
+        found.fault(
+            About::Doubled,
+            format!(
+                "the same rules are there for nft as well (table inet {TABLE} or {OLD_TABLE}): keep one of the two; nft delete \
+                 table inet {TABLE} takes that away"
+            ),
+        );
+    }
+    for v6 in [false, true] {
+        let of = |legacy: bool| {
+            let family = if v6 { Family::Ip6 } else { Family::Ip };
+            ours.iter().any(|chain| chain.table.family == family && chain.table.legacy == legacy)
+        };
+        if of(false) && of(true) {
+            found.fault(
+                About::Doubled,
+                "the same rules are there for iptables-nft and for iptables-legacy: wayleave firewall remove takes both away",
+            );
+        }
     }
 }
 
@@ -187,7 +220,7 @@ impl Flow<'_> {
                         found.fault(
                             About::Shadowed,
                             format!(
-                                "{} drops what {who} sends to port {port} before it is captured: make an exception",
+                                "{} drops what comes from {who} to port {port} before it is captured: make an exception",
                                 place(&event)
                             ),
                         );
@@ -198,7 +231,7 @@ impl Flow<'_> {
                         found.fault(
                             About::Shadowed,
                             format!(
-                                "{} keeps what {who} sends to port {port} from conntrack (notrack), and so from being \
+                                "{} keeps what comes from {who} to port {port} from conntrack (notrack), and so from being \
                                  redirected: take it out for these ports, or use --capture tproxy",
                                 place(&event)
                             ),
@@ -215,7 +248,7 @@ impl Flow<'_> {
             found.fault(
                 About::Shadowed,
                 format!(
-                    "{} takes what {who} sends to port {port}, and may do so before wayleave: delete it, or leave the port out \
+                    "{} takes what comes from {who} to port {port}, and may do so before wayleave: delete it, or leave the port out \
                      (--ports)",
                     place(event)
                 ),
@@ -224,7 +257,7 @@ impl Flow<'_> {
             found.warning(
                 About::Shadowed,
                 format!(
-                    "{} takes some of what {who} sends to port {port}: is that meant to go past wayleave?",
+                    "{} takes some of what comes from {who} to port {port}: is that meant to go past wayleave?",
                     place(event)
                 ),
             );
