@@ -722,3 +722,68 @@ fn a_held_table_is_good() {
         "{lines:#?}"
     );
 }
+
+/// Rules for iptables are held against what `print --iptables` makes.
+#[test]
+fn rules_for_iptables_are_checked_too() {
+    for (four, six) in
+        [("iptables-restore", "ip6tables-restore"), ("iptables-legacy-restore", "ip6tables-legacy-restore")]
+    {
+        let lab = Lab::router();
+        let _listener = Listener::start(lab.router_side(), any(), false);
+        let flags = [ROUTER, &["--iptables"]].concat();
+        let load = |lab: &Lab, program: &str| {
+            let printed = does(lab, &[&["print"], &flags[..]].concat());
+            let output = feed(lab.router_side().command(program).arg("--noflush"), printed.as_bytes());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        };
+        let remake = |lab: &Lab| {
+            firewall(lab, &["remove"]);
+            load(lab, four);
+            load(lab, six);
+        };
+        let good = || {
+            let said = firewall(&lab, &[&["check"], &flags[..]].concat());
+            assert_eq!(said.code, Some(0), "{said:?}");
+            assert!(said.out.starts_with("good: chains of iptables: router for clients on lan0"), "{said:?}");
+            assert!(is_all_captured(&lab));
+        };
+        let finds = |code: i32, parts: &[&str]| {
+            let (ended, lines) = finds(&lab, &flags);
+            assert_eq!((ended, lines.len()), (Some(code), parts.len()), "{lines:#?}");
+            for part in parts {
+                assert!(lines.iter().any(|line| line.contains(part)), "{part:?} is not in {lines:#?}");
+            }
+        };
+        finds(
+            1,
+            &[
+                "fault: no chain WAYLEAVE is there for iptables,",
+                "fault: no chain WAYLEAVE is there for ip6tables,",
+            ],
+        );
+        assert!(!is_captured(&lab, WEB_V4));
+        remake(&lab);
+        good();
+        load(&lab, four);
+        // One for each way to a chain.
+        let (code, lines) = self::finds(&lab, &flags);
+        assert_eq!(code, Some(1));
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(" 2 times over: ")), "{lines:#?}");
+        remake(&lab);
+        good();
+        let program = six.strip_suffix("-restore").unwrap();
+        run(lab.router_side().command(program).args("-t nat -F PREROUTING".split(' ')));
+        finds(1, &["fault: ip6tables lacks the way from PREROUTING of table nat"]);
+        assert!(is_captured(&lab, WEB_V4) && !is_captured(&lab, WEB_V6));
+        remake(&lab);
+        good();
+        let chain = self::finds(&lab, &[&flags[..], &["--ports", "80"]].concat()).1;
+        assert!(
+            chain[0].contains("than these flags make: wayleave firewall remove, then load"),
+            "{chain:#?}"
+        );
+        does_in_spite(&lab, &[&["apply"], ROUTER].concat());
+        finds(1, &["fault: the same rules are there for nft as well"]);
+    }
+}

@@ -38,6 +38,9 @@ mod eyes;
 mod faults;
 mod firewall_apply;
 mod firewall_check;
+#[path = "../common/firewall_flags.rs"]
+mod firewall_flags;
+mod firewall_text;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
