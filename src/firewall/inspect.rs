@@ -1,5 +1,6 @@
 //! What is wrong with the rules that are there: what `wayleave firewall check` says. Text in, findings out.
 
+mod alike;
 mod around;
 mod listed;
 mod model;
@@ -7,20 +8,25 @@ mod others;
 mod routed;
 mod same;
 mod saved;
+pub mod text;
 
 use super::Firewall;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// What there is, in the words of the programs and files that tell it.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// `nft -j -n list ruleset`.
-    pub ruleset: String,
-    /// The same with our table alone, as these flags make it; or why it cannot be made, with the remedy; none: not tried,
-    /// for want of the right to.
-    pub wanted: Option<Result<String, String>>,
+    /// `nft -n -s list ruleset`.
+    pub listed: String,
+    /// `nft -j -n list` of all tables but ours, each by itself, or in parts.
+    pub others: Vec<String>,
+    /// As `listed`, with our table alone, as these flags make it; or why it cannot be made, with the remedy; none: not
+    /// tried, for want of the right to.
+    pub wanted: Wanted<String>,
+    /// Where the rules are for iptables: what `iptables-save` and `ip6tables-save` print of what these flags make, as in
+    /// `wanted`.
+    pub wanted_saved: Option<Wanted<Vec<Saved>>>,
     /// What the various `iptables-save` print.
     pub saved: Vec<Saved>,
     /// Legacy tables of iptables, by the name of the family.
@@ -42,6 +48,9 @@ pub struct Seen {
     /// Who holds our table, if somebody does.
     pub holder: Option<String>,
 }
+
+/// What these flags make, or why it cannot be made.
+pub type Wanted<T> = Option<Result<T, String>>;
 
 /// What one `iptables-save` prints.
 #[derive(Clone, Debug)]
@@ -124,10 +133,11 @@ impl Findings {
 #[must_use]
 pub fn inspect(firewall: &Firewall, seen: &Seen) -> Vec<Finding> {
     let mut found = Findings::default();
-    // What nft says nothing about is not there.
-    let listed: Value = serde_json::from_str(&seen.ruleset).unwrap_or_default();
-    same::inspect(seen, &listed, &mut found);
-    others::inspect(firewall, seen, &listed, &mut found);
+    match &seen.wanted_saved {
+        Some(wanted) => alike::inspect(seen, wanted, &mut found),
+        None => same::inspect(seen, &mut found),
+    }
+    others::inspect(firewall, seen, &mut found);
     routed::inspect(firewall, seen, &mut found);
     around::inspect(firewall, seen, &mut found);
     let mut findings = found.0;

@@ -12,6 +12,8 @@ use crate::firewall::TABLE;
 use crate::firewall::inspect::Interface;
 use crate::firewall::inspect::Saved;
 use crate::firewall::inspect::Seen;
+use crate::firewall::inspect::Wanted;
+use crate::firewall::inspect::text::tables;
 use crate::sys;
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,20 +31,25 @@ const OF_ALL: [&str; 4] = [
     "net/bridge/bridge-nf-call-ip6tables",
 ];
 
-/// Collects what there is, and loads the rules where they touch nothing, to compare them with what there is.
+/// Collects what there is, and loads the rules, for nft or for iptables, where they touch nothing, to compare them with what
+/// there is.
 ///
 /// # Errors
 /// The rules cannot be read: `nft` is missing, or this process may not.
-pub fn look(firewall: &Firewall) -> Result<Seen, RulesetError> {
-    let listed = tool::run("nft", &["-j", "-n", "list", "ruleset"], "")?;
+pub fn look(firewall: &Firewall, by_iptables: bool) -> Result<Seen, RulesetError> {
+    let listed = tool::run("nft", &["-n", "-s", "list", "ruleset"], "")?;
     if !listed.status.success() {
         return Err(refusal::plain("nft", &listed.err));
     }
+    let listed = listed.out;
     let interfaces = interfaces();
+    let saved = saved()?;
     Ok(Seen {
-        ruleset: listed.out,
-        wanted: wanted(firewall)?,
-        saved: saved()?,
+        others: others(&listed)?,
+        listed,
+        wanted: if by_iptables { None } else { elsewhere(|| load_nft(firewall))? },
+        wanted_saved: by_iptables.then(|| elsewhere(|| load_iptables(firewall, &saved))).transpose()?,
+        saved,
         legacy: [("IPv4", false), ("IPv6", true)]
             .map(|(name, v6)| (name, xtables::legacy_tables(v6)))
             .to_vec(),
@@ -60,23 +67,71 @@ pub fn look(firewall: &Firewall) -> Result<Seen, RulesetError> {
     })
 }
 
-/// What our table looks like when it is made by these flags: it is loaded in a network namespace of its own, which goes
-/// again. None: that takes `CAP_SYS_ADMIN`.
-fn wanted(firewall: &Firewall) -> Result<Option<Result<String, String>>, RulesetError> {
+/// Does this in a network namespace of its own, which goes again. None: that takes `CAP_SYS_ADMIN`.
+fn elsewhere<T: Send>(
+    action: impl FnOnce() -> Result<Result<T, String>, RulesetError> + Send,
+) -> Result<Wanted<T>, RulesetError> {
     thread::scope(|scope| {
         // The namespace is this thread's, and what it starts is in there too.
-        let inside = scope.spawn(|| {
-            if sys::leave_network().is_err() {
-                return Ok(None);
-            }
-            if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
-                return Ok(Some(Err(err.to_string())));
-            }
-            let listed = tool::run("nft", &["-j", "-n", "list", "table", "inet", TABLE], "")?;
-            Ok(Some(Ok(listed.out)))
+        let inside = scope.spawn(|| match sys::leave_network() {
+            Ok(()) => action().map(Some),
+            Err(_) => Ok(None),
         });
         inside.join().unwrap_or(Ok(None))
     })
+}
+
+/// What our table looks like when it is made by these flags.
+fn load_nft(firewall: &Firewall) -> Result<Result<String, String>, RulesetError> {
+    if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
+        return Ok(Err(err.to_string()));
+    }
+    let listed = tool::run("nft", &["-n", "-s", "list", "table", "inet", TABLE], "")?;
+    Ok(Ok(listed.out))
+}
+
+/// The same for iptables, of the kind that has our chains, or else of the first that there is.
+fn load_iptables(firewall: &Firewall, there: &[Saved]) -> Result<Result<Vec<Saved>, String>, RulesetError> {
+    let text = firewall.iptables();
+    let mut made = Vec::new();
+    let variants = xtables::variants();
+    for v6 in [false, true] {
+        let has_ours = |legacy: bool| {
+            let has = |saved: &&Saved| saved.v6 == v6 && saved.legacy == legacy;
+            there.iter().find(has).is_some_and(|saved| saved.text.contains(":WAYLEAVE"))
+        };
+        let mut of_family = variants.iter().filter(|variant| variant.v6 == v6);
+        let variant = of_family.clone().find(|variant| has_ours(variant.legacy)).or_else(|| of_family.next());
+        let Some(variant) = variant else {
+            return Err(RulesetError::Missing { program: "iptables", package: "iptables" });
+        };
+        let said = tool::run(variant.restore, &["--noflush"], &text)?;
+        if !said.status.success() {
+            return Ok(Err(refusal::plain(variant.restore, &said.err).to_string()));
+        }
+        let text = tool::run(variant.save, &[], "")?.out;
+        made.push(Saved { v6, legacy: variant.legacy, text });
+    }
+    Ok(Ok(made))
+}
+
+/// All tables but ours as JSON. One with flags chain by chain: of such a table nft 1.0.6 makes JSON that is none.
+fn others(listed: &str) -> Result<Vec<String>, RulesetError> {
+    let mut documents = Vec::new();
+    for table in tables(listed).iter().filter(|table| table.family != "inet" || table.name != TABLE) {
+        let mut list = |words: &[&str]| -> Result<(), RulesetError> {
+            let args = [&["-j", "-n", "list"], words].concat();
+            // One that is gone meanwhile does no harm any more.
+            documents.push(tool::run("nft", &args, "")?.out);
+            Ok(())
+        };
+        if table.flags.is_empty() {
+            list(&["table", &table.family, &table.name])?;
+        } else {
+            table.chains().try_for_each(|chain| list(&["chain", &table.family, &table.name, chain]))?;
+        }
+    }
+    Ok(documents)
 }
 
 fn saved() -> Result<Vec<Saved>, RulesetError> {

@@ -1,6 +1,7 @@
 //! Who holds a table (`flags owner` of nft(8)).
 
 use super::tool;
+use crate::firewall::inspect::text::tables;
 use std::fmt;
 use std::fs;
 
@@ -22,7 +23,7 @@ impl fmt::Display for Holder {
 
 /// Who holds this table of the family inet; none if nobody does.
 pub(super) fn of(table: &str) -> Option<Holder> {
-    let said = tool::run("nft", &["list", "table", "inet", table], "").ok()?;
+    let said = tool::run("nft", &["-n", "-s", "list", "table", "inet", table], "").ok()?;
     let text = said.out;
     if !is_held(&text) {
         return None;
@@ -38,10 +39,8 @@ pub(super) fn of(table: &str) -> Option<Holder> {
     Some(Holder { program, process: first.filter(|_| second.is_none()) })
 }
 
-/// `nft` prints the flags on a line of their own, at the head of the table.
 fn is_held(listed: &str) -> bool {
-    let mut flags = listed.lines().filter_map(|line| line.trim().strip_prefix("flags "));
-    flags.next().is_some_and(|flags| flags.split(',').any(|flag| flag.trim() == "owner"))
+    tables(listed).iter().any(|table| table.flags.iter().any(|flag| flag == "owner"))
 }
 
 /// `table inet x { # progname NAME`

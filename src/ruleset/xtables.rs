@@ -14,7 +14,7 @@ const PREFIX: &str = "WAYLEAVE";
 /// the tables of a legacy one.
 pub(super) struct Variant {
     pub(super) save: &'static str,
-    restore: &'static str,
+    pub(super) restore: &'static str,
     pub(super) v6: bool,
     /// It has tables of its own beside nf_tables.
     pub(super) legacy: bool,

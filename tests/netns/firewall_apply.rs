@@ -74,13 +74,15 @@ pub fn state(lab: &Lab) -> String {
 fn foreign(lab: &Lab) {
     lab.nft(
         "table inet mine {\n set friends { type ipv4_addr; flags interval; elements = { 10.1.0.0/24 } }\n\
-         chain input { type filter hook input priority filter; policy accept; ip saddr @friends accept; }\n}\n\
-         table ip wayleave { chain mine { } }\ntable inet wayleave_of_mine { }\n",
+         chain input { type filter hook input priority filter; policy accept;\n ip saddr @friends accept\n }\n}\n\
+         table ip wayleave {\n chain mine {\n }\n}\ntable inet wayleave_of_mine { }\n",
     );
     crate::firewall_check::docker(lab);
-    lab.router_side()
-        .ip("rule add fwmark 0x1 lookup 100 pref 100\n route add 203.0.113.0/24 via 10.2.0.2 table 100\n\
-         rule add from 10.9.0.0/16 lookup 22350 pref 22350\n -6 rule add fwmark 0x1 lookup 100 pref 100\n");
+    crate::firewall_check::ips(
+        lab,
+        "rule add fwmark 0x1 lookup 100 pref 100\n route add 203.0.113.0/24 via 10.2.0.2 table 100\n\
+         rule add from 10.9.0.0/16 lookup 22350 pref 22350\n -6 rule add fwmark 0x1 lookup 100 pref 100\n",
+    );
 }
 
 const MODES: [&[&str]; 5] = [
@@ -148,7 +150,7 @@ fn what_was_made_in_other_ways_is_removed_as_well() {
     let before = without_empty_chains(&state(&lab));
     nft(
         lab.router_side(),
-        "table inet wayleave_output { chain output { type nat hook output priority -100; } }",
+        "table inet wayleave_output {\n chain output { type nat hook output priority -100;\n }\n}",
     );
     let printed = does(
         &lab,
@@ -205,7 +207,7 @@ fn refused_it_changes_nothing() {
         "rule add fwmark 0x574d lookup 22349 pref 22349\n-6 route add local default dev lo table 22349\n",
     ] {
         if !there.is_empty() {
-            lab.router_side().ip(there);
+            crate::firewall_check::ips(&lab, there);
         }
         for applied in [None, Some(["apply", "--mode", "output", "--own-uid", "7"])] {
             // The rules of an earlier time know no TPROXY, and so their apply takes its routes away.
@@ -263,8 +265,10 @@ fn a_user_that_does_not_exist_is_named_with_what_makes_it() {
 #[test]
 fn a_table_that_is_held_is_named_with_its_holder() {
     let lab = Lab::router();
-    lab.router_side()
-        .ip("rule add fwmark 0x574d lookup 22349 pref 22349\nroute add local default dev lo table 22349\n");
+    crate::firewall_check::ips(
+        lab,
+        "rule add fwmark 0x574d lookup 22349 pref 22349\nroute add local default dev lo table 22349\n",
+    );
     nft(lab.router_side(), "table inet wayleave_output { }");
     let mut command = lab.router_side().command("nft");
     let holder = Process::start("nft", command.arg("-i").stdin(Stdio::piped()));
@@ -297,7 +301,7 @@ fn applied_again_nothing_is_lost() {
     let apply = ["apply", "--mode", "router", "--in-interface", "lan0"];
     does(&lab, &apply);
     let mut open = lab.connect(&format!("{WEB_V4}:80"));
-    let mut echoed = |open: &mut std::net::TcpStream| {
+    let echoed = |open: &mut std::net::TcpStream| {
         open.write_all(b"there and back\n").unwrap();
         let mut back = [0; 15];
         open.read_exact(&mut back).unwrap();

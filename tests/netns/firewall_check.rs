@@ -135,6 +135,13 @@ fn ip6t(lab: &Lab, rule: &str) {
     run(lab.router_side().command("ip6tables").args(rule.split(' ')));
 }
 
+/// Commands of `ip` on the router, one a line; of one family, too.
+pub fn ips(lab: &Lab, commands: &str) {
+    for command in commands.lines().map(str::trim).filter(|command| !command.is_empty()) {
+        run(lab.router_side().command("ip").args(command.split_whitespace()));
+    }
+}
+
 fn set(lab: &Lab, path: &str, value: &str) {
     lab.router_side().enter(|| sysctl(path, value));
 }
@@ -212,12 +219,12 @@ pub fn docker(lab: &Lab) {
 const FIREWALLS: [&str; 2] = [
     "table inet firewalld {\n\
      chain filter_INPUT { type filter hook input priority filter + 10; policy accept;\n\
-     ct state { established, related } accept\n ct status dnat accept\n iifname lo accept\n ct state invalid drop\n\
+     ct state { established, related } accept\n meta l4proto ipv6-icmp accept\n ct status dnat accept\n iifname lo accept\n ct state invalid drop\n\
      jump zones\n reject with icmpx admin-prohibited\n }\n\
      chain zones { iifname vmap { \"lan0\" : goto home }\n goto home\n }\n chain home { tcp dport 22 ct state new accept\n }\n}\n",
     "table inet filter {\n set blocked { type ipv4_addr; }\n chain input { type filter hook input priority filter; policy drop;\n\
      ct state vmap { established : accept, related : accept, invalid : drop }\n iif lo accept\n ip saddr @blocked drop\n\
-     meta l4proto { icmp, ipv6-icmp } accept\n iifname { \"lan0\", \"br-*\" } jump lan\n }\n\
+     meta l4proto { icmp, ipv6-icmp } accept\n iifname { \"lan0\", \"docker*\" } jump lan\n }\n\
      chain lan { tcp flags syn / fin,syn,rst,ack meter x { ip saddr limit rate over 1000/second } drop\n tcp dport { 22, 8000-9000 } accept\n }\n\
      chain forward { type filter hook forward priority filter; policy accept; }\n}\n",
 ];
@@ -241,7 +248,7 @@ fn rules_of_others_that_do_no_harm_are_left_in_peace() {
                 -A ufw-before-input -j ufw-not-local\n-A ufw-before-input -j ufw-user-input\n\
                 -A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN\n-A ufw-not-local -m addrtype --dst-type MULTICAST -j RETURN\n\
                 -A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j ufw-logging-deny\n-A ufw-not-local -j DROP\n\
-                -A ufw-user-input -i lan0 -p tcp -m tcp --dport 8443 -j ACCEPT\nCOMMIT\n";
+                -A ufw-user-input -p tcp -m tcp --dport 8443 -j ACCEPT\nCOMMIT\n";
             let output = feed(lab.router_side().command("iptables-restore").arg("--noflush"), ufw.as_bytes());
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
@@ -319,7 +326,7 @@ fn what_is_doubled_is_found() {
     let old_table = |lab: &Lab| {
         nft(
             lab.router_side(),
-            "table inet wayleave_output { chain output { type nat hook output priority -100; } }",
+            "table inet wayleave_output {\n chain output { type nat hook output priority -100;\n }\n}",
         )
     };
     let says = ["fault: table inet wayleave_output of an older rule file is there besides"];
@@ -363,12 +370,12 @@ fn what_is_shadowed_is_found() {
         (
             "nat hook prerouting priority -110",
             "tcp dport 80 redirect to :3128",
-            &[rule, " of chain c in table inet other takes what clients on lan0 sends to port 80"][..],
+            &[rule, " of chain c in table inet other takes what comes from clients on lan0 to port 80"][..],
         ),
         (
             "nat hook prerouting priority -110",
             "iifname \"lan*\" meta nfproto ipv4 tcp dport { 80, 8080 } dnat ip to 10.2.0.2:3128",
-            &[rule, "takes what clients on lan0"],
+            &[rule, "takes what comes from clients on lan0"],
         ),
         ("filter hook prerouting priority -300", "tcp dport 80 notrack", &[rule, "(notrack)"]),
         (
@@ -511,7 +518,7 @@ fn what_tproxy_stands_on_is_found_missing() {
     apply(&lab);
     is_good(&lab, TPROXY);
     assert!(is_all_captured(&lab));
-    let ip = |batch: &'static str| move |lab: &Lab| lab.router_side().ip(batch);
+    let ip = |commands: &'static str| move |lab: &Lab| ips(lab, commands);
     for (plant, says) in [
         ("rule del fwmark 0x574d lookup 22349", "fault: the IPv4 rule for mark 0x574d is not there"),
         ("-6 rule del fwmark 0x574d lookup 22349", "fault: the IPv6 rule for mark 0x574d is not there"),
@@ -640,7 +647,8 @@ fn a_listener_that_tproxy_does_not_reach_is_found() {
     let (code, lines) = finds(&lab, TPROXY);
     assert_eq!((code, lines.len()), (Some(1), 1), "{lines:#?}");
     assert!(
-        lines[0].contains("--to-ports 3128` in table ip nat takes what clients on lan0 sends to port 80"),
+        lines[0]
+            .contains("--to-ports 3128` in table ip nat takes what comes from clients on lan0 to port 80"),
         "{lines:#?}"
     );
     (repair)(&lab);
@@ -713,4 +721,69 @@ fn a_held_table_is_good() {
             .contains(&format!("nft (process {}) made them: give it the same flags as this", holder.pid())),
         "{lines:#?}"
     );
+}
+
+/// Rules for iptables are held against what `print --iptables` makes.
+#[test]
+fn rules_for_iptables_are_checked_too() {
+    for (four, six) in
+        [("iptables-restore", "ip6tables-restore"), ("iptables-legacy-restore", "ip6tables-legacy-restore")]
+    {
+        let lab = Lab::router();
+        let _listener = Listener::start(lab.router_side(), any(), false);
+        let flags = [ROUTER, &["--iptables"]].concat();
+        let load = |lab: &Lab, program: &str| {
+            let printed = does(lab, &[&["print"], &flags[..]].concat());
+            let output = feed(lab.router_side().command(program).arg("--noflush"), printed.as_bytes());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        };
+        let remake = |lab: &Lab| {
+            firewall(lab, &["remove"]);
+            load(lab, four);
+            load(lab, six);
+        };
+        let good = || {
+            let said = firewall(&lab, &[&["check"], &flags[..]].concat());
+            assert_eq!(said.code, Some(0), "{said:?}");
+            assert!(said.out.starts_with("good: chains of iptables: router for clients on lan0"), "{said:?}");
+            assert!(is_all_captured(&lab));
+        };
+        let finds = |code: i32, parts: &[&str]| {
+            let (ended, lines) = finds(&lab, &flags);
+            assert_eq!((ended, lines.len()), (Some(code), parts.len()), "{lines:#?}");
+            for part in parts {
+                assert!(lines.iter().any(|line| line.contains(part)), "{part:?} is not in {lines:#?}");
+            }
+        };
+        finds(
+            1,
+            &[
+                "fault: no chain WAYLEAVE is there for iptables,",
+                "fault: no chain WAYLEAVE is there for ip6tables,",
+            ],
+        );
+        assert!(!is_captured(&lab, WEB_V4));
+        remake(&lab);
+        good();
+        load(&lab, four);
+        // One for each way to a chain.
+        let (code, lines) = self::finds(&lab, &flags);
+        assert_eq!(code, Some(1));
+        assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(" 2 times over: ")), "{lines:#?}");
+        remake(&lab);
+        good();
+        let program = six.strip_suffix("-restore").unwrap();
+        run(lab.router_side().command(program).args("-t nat -F PREROUTING".split(' ')));
+        finds(1, &["fault: ip6tables lacks the way from PREROUTING of table nat"]);
+        assert!(is_captured(&lab, WEB_V4) && !is_captured(&lab, WEB_V6));
+        remake(&lab);
+        good();
+        let chain = self::finds(&lab, &[&flags[..], &["--ports", "80"]].concat()).1;
+        assert!(
+            chain[0].contains("than these flags make: wayleave firewall remove, then load"),
+            "{chain:#?}"
+        );
+        does_in_spite(&lab, &[&["apply"], ROUTER].concat());
+        finds(1, &["fault: the same rules are there for nft as well"]);
+    }
 }

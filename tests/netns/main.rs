@@ -36,12 +36,12 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+mod firewall_apply;
+mod firewall_check;
 mod firewall_daemon;
 #[path = "../common/firewall_flags.rs"]
 mod firewall_flags;
 mod firewall_text;
-mod firewall_apply;
-mod firewall_check;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]
