@@ -1,6 +1,7 @@
 //! The netfilter rules that bring connections here: what they are made of. Their text is a pure function of it, for
 //! [nft](Firewall::nft) and for [iptables](Firewall::iptables).
 
+pub mod inspect;
 mod iptables;
 mod networks;
 mod nft;
@@ -202,6 +203,24 @@ impl Firewall {
         })
     }
 
+    /// Whether nothing but what is captured, or excused, is forwarded.
+    #[must_use]
+    pub fn is_gate(&self) -> bool {
+        self.router.as_ref().is_some_and(|router| router.gate.is_some())
+    }
+
+    /// Whose connections are captured, in the words of the flag.
+    #[must_use]
+    pub fn modes(&self) -> &'static str {
+        match (&self.router, self.is_gate(), &self.output) {
+            (_, true, Some(_)) => "gate and output",
+            (_, true, None) => "gate",
+            (Some(_), _, Some(_)) => "router and output",
+            (Some(_), _, None) => "router",
+            (None, ..) => "output",
+        }
+    }
+
     /// Whether packets of others have to reach this machine's own sockets.
     fn diverts(&self) -> bool {
         self.targets().any(|to| to.capture == Capture::Tproxy)
@@ -218,7 +237,8 @@ impl Firewall {
         networks::networks_of(&[private, &self.except_destinations[..]].concat())
     }
 
-    fn targets(&self) -> impl Iterator<Item = &To> {
+    /// Where all that is captured goes.
+    pub fn targets(&self) -> impl Iterator<Item = &To> {
         self.router.iter().map(|router| &router.to).chain(self.output.iter().map(|output| &output.to))
     }
 }

@@ -3,15 +3,19 @@
 //! A [`Forwarder`] that is [started](Forwarder::start) brings everything that it needs: a thread to look after it, workers,
 //! a log. The daemon, which has a runtime and a log already, [starts it on them](Forwarder::start_on).
 
+mod rules;
+
 use crate::dial::MayNot;
 use crate::dial::may_dial;
 use crate::intercept::Interceptor;
 use crate::log::{self, Log, Writer, under_journald};
+use crate::ruleset::RulesetError;
 use crate::secret;
 use crate::server::{Limits, LimitsError, ListenError, Listeners, Server};
 use crate::session::Context;
 use crate::settings::Settings;
 use crate::tls::{Trust, TrustError};
+use rules::Rules;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -47,6 +51,10 @@ pub enum StartError {
     Limits(LimitsError),
     /// An address cannot be listened on.
     Listen(ListenError),
+    /// The netfilter rules cannot be made.
+    Rules(RulesetError),
+    /// The netfilter rules would lead to where nobody listens.
+    Astray(String),
     /// What was asked for takes a capability that this process has not.
     MayNot(MayNot),
     /// This machine's addresses cannot be read.
@@ -62,7 +70,8 @@ impl fmt::Display for StartError {
                 f,
                 "cannot keep the upstreams' credentials secret ({err}): allow prctl (SystemCallFilter=)"
             ),
-            Self::Filter(err) => f.write_str(err),
+            Self::Filter(err) | Self::Astray(err) => f.write_str(err),
+            Self::Rules(err) => err.fmt(f),
             Self::Trust(err) => err.fmt(f),
             Self::Log(err) => err.fmt(f),
             Self::MayNot(err) => err.fmt(f),
@@ -103,15 +112,19 @@ pub struct Bound {
     pub limits: Limits,
     /// How many threads.
     pub workers: usize,
+    /// What is to bring connections.
+    rules: Rules,
 }
 
 impl Bound {
-    /// Listens where the settings say, or on the sockets that were [handed over](crate::server::handed_over) if there are
+    /// Closes a gate, if rules for one are asked for; and listens where the settings say, or on the sockets that were [handed over](crate::server::handed_over) if there are
     /// any. Raises the process's soft limit of descriptors to the hard one.
     ///
     /// # Errors
-    /// There are too few descriptors, or an address is not to be had.
+    /// There are too few descriptors, an address is not to be had, or the rules cannot be made or do not lead there.
     pub fn new(settings: &Settings, handed_over: &[TcpListener]) -> Result<Self, StartError> {
+        let mut rules = Rules::new(settings.firewall.clone());
+        rules.close().map_err(StartError::Rules)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = settings.workers.map_or(processors, NonZeroUsize::get);
         let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares());
@@ -121,7 +134,8 @@ impl Bound {
             [] => Listeners::bind(&settings.listen, workers).map_err(StartError::Listen)?,
             sockets => Listeners::share(sockets, settings.capture, workers).map_err(StartError::Listen)?,
         };
-        Ok(Self { listeners, limits, workers })
+        rules.fit(&listeners.places).map_err(StartError::Astray)?;
+        Ok(Self { listeners, limits, workers, rules })
     }
 }
 
@@ -176,14 +190,18 @@ impl Forwarder {
     /// # Errors
     /// Something that it needs is not there.
     pub fn start_on(self, bound: Bound, trust: Option<Trust>, log: Log) -> Result<Started, StartError> {
-        let Bound { listeners, limits, .. } = bound;
+        let Bound { listeners, limits, mut rules, .. } = bound;
         let drain_timeout = self.settings.drain_timeout;
         let ctx = Context::new(self.settings, trust, log, limits.questions);
         let mut ctx = ctx.map_err(StartError::Addresses)?;
         ctx.interceptor = self.interceptor;
         let ctx = Arc::new(ctx);
         let server = Server::start(&ctx, listeners, limits.connections).map_err(StartError::Workers)?;
-        Ok(Started { ctx, server, drain_timeout, cut_at: None })
+        if let Err(err) = rules.make() {
+            server.cut();
+            return Err(StartError::Rules(err));
+        }
+        Ok(Started { ctx, server, rules, drain_timeout, cut_at: None })
     }
 }
 
@@ -192,6 +210,7 @@ impl Forwarder {
 pub struct Started {
     ctx: Arc<Context>,
     server: Server,
+    rules: Rules,
     drain_timeout: Duration,
     cut_at: Option<Instant>,
 }
@@ -205,7 +224,7 @@ impl Started {
 
     /// Accepts no more; what is open may finish within the drain timeout, as long as it is [waited
     /// for](Self::finished). Asked again, that is cut at once.
-    pub fn stop(&mut self) {
+    pub async fn stop(&mut self) {
         let open = self.ctx.open.count();
         if self.server.is_stopped() {
             tracing::warn!("asked again: {open} connections are cut");
@@ -213,6 +232,7 @@ impl Started {
             return;
         }
         tracing::info!("stopping: {open} connections may finish within {:?}", self.drain_timeout);
+        self.rules.leave().await;
         self.server.stop();
         self.ctx.dialler.upstreams.close_spares();
         self.cut_at = Instant::now().checked_add(self.drain_timeout);
@@ -288,7 +308,7 @@ fn look_after(
         loop {
             tokio::select! {
                 ended = started.finished() => return ended,
-                Some(Stop) = ordered.recv() => started.stop(),
+                Some(Stop) = ordered.recv() => started.stop().await,
             }
         }
     });

@@ -172,7 +172,7 @@ async fn watch(cli: &Flags, mut started: Started, mut signals: Signals) -> Outco
                 if !started.is_stopped() {
                     notify(&[sd_notify::NotifyState::Stopping]);
                 }
-                started.stop();
+                started.stop().await;
             }
             Some(Event::Reload) => reload(cli, &ctx, &reloads),
             Some(Event::Show) => show(&ctx),
@@ -233,7 +233,7 @@ fn audited(ctx: &Context) -> String {
 }
 
 fn read_again(cli: &Flags, ctx: &Context) {
-    match Settings::read(cli, &Process) {
+    match Settings::read_again(cli, &Process) {
         Ok(settings) => {
             let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
             ctx.policy.store(Arc::clone(&new));

@@ -136,7 +136,7 @@ fn readme_installs_every_page_of_the_manual() {
 #[test]
 fn the_units_check_what_they_run() {
     const PROGRAM: &str = "/usr/local/sbin/wayleave";
-    for unit in ["wayleave.service", "wayleave-gate.service"] {
+    for unit in ["wayleave.service", "wayleave-gate.service", "wayleave-firewall.service"] {
         let text = read(&format!("contrib/systemd/{unit}"));
         let value = |key: &str| text.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>();
         let start = value("ExecStart=");
@@ -149,6 +149,40 @@ fn the_units_check_what_they_run() {
         let check = format!("/usr/bin/env -u WAYLEAVE_UPSTREAM_CREDENTIALS {PROGRAM} check{arguments}");
         assert_eq!(value("ExecReload="), [check, "/bin/kill -HUP $MAINPID".to_owned()], "{unit}");
     }
+}
+
+/// The unit that can make rules is the one that cannot, but for what it takes to make them. What it says of a gate is what
+/// the gate's own unit does.
+#[test]
+fn the_unit_with_a_capability_is_otherwise_the_same() {
+    let settings = |text: &str| -> Vec<String> {
+        let own = ["Description=", "Conflicts=", "After="];
+        let lines = text.lines().filter(|line| !line.starts_with('#') && line.contains('='));
+        lines.filter(|line| !own.iter().any(|key| line.starts_with(key))).map(str::to_owned).collect()
+    };
+    let (plain, able) =
+        (read("contrib/systemd/wayleave.service"), read("contrib/systemd/wayleave-firewall.service"));
+    let given: Vec<String> = settings(&plain)
+        .into_iter()
+        .filter(|line| line != "PrivateUsers=yes")
+        .map(|line| match line.as_str() {
+            "CapabilityBoundingSet=" | "AmbientCapabilities=" => line + "CAP_NET_ADMIN",
+            _ => line,
+        })
+        .collect();
+    assert_eq!(settings(&able), given);
+
+    let gate = settings(&read("contrib/systemd/wayleave-gate.service"));
+    let drop_in: Vec<String> = able
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter(|line| ["Exec", "Unset"].iter().any(|start| line.starts_with(start)))
+        .filter(|line| !line.ends_with("Start=") && !line.ends_with("Reload="))
+        .map(str::to_owned)
+        .collect();
+    let gates: Vec<&String> =
+        gate.iter().filter(|line| ["Exec", "Unset"].iter().any(|start| line.starts_with(start))).collect();
+    assert_eq!(drop_in.iter().collect::<Vec<_>>(), gates);
 }
 
 /// What the help text says in brackets, such as `[default: 8443]`.

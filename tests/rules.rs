@@ -86,8 +86,7 @@ fn rules(flags: &[String]) -> Firewall {
 }
 
 fn texts(rules: &Firewall) -> [String; 4] {
-    let draining = rules.draining().unwrap_or_default();
-    [rules.nft(Lifetime::Owner), rules.nft(Lifetime::Persistent), rules.iptables(), draining]
+    [rules.nft(Lifetime::Owner), rules.nft(Lifetime::Persistent), rules.iptables(), rules.draining()]
 }
 
 fn words(flags: &str) -> Vec<String> {

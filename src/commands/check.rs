@@ -6,9 +6,12 @@ use std::fmt::{self, Write as _};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::process::ExitCode;
 use wayleave::cli::Flags;
+use wayleave::firewall::Lifetime;
 use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, UpstreamSet, Verb};
-use wayleave::settings::{DirectTo, Ech, Forwarded, Settings, WhenDown, each_rule, unknown_variables};
+use wayleave::settings::{
+    DirectTo, Ech, Forwarded, Settings, Source, WhenDown, each_rule, unknown_variables,
+};
 use wayleave::tls::Trust;
 
 /// `EX_CONFIG` of sysexits(3).
@@ -45,6 +48,19 @@ pub(crate) fn check(flags: &Flags) -> ExitCode {
 fn meaning(text: &mut String, settings: &Settings, rules: &Rules<'_>, default: DefaultAction) -> fmt::Result {
     for addr in &settings.listen {
         writeln!(text, "listens on {addr}")?;
+    }
+    if let Some((firewall, lifetime)) = &settings.firewall {
+        let lasts = match lifetime {
+            Lifetime::Owner => "that go when it ends",
+            Lifetime::Persistent => "that stay when it ends",
+        };
+        writeln!(text, "makes firewall rules for {}, {lasts}", firewall.modes())?;
+    }
+    if settings.source == Source::Client {
+        writeln!(text, "direct connections come from the client's own address, if they came by TPROXY")?;
+    }
+    if let Some(mark) = settings.mark {
+        writeln!(text, "all that it sends is marked {mark:#x}")?;
     }
     let upstreams = &settings.upstreams;
     upstreams.lines().try_for_each(|upstream| writeln!(text, "upstream {upstream}"))?;

@@ -43,29 +43,39 @@ impl Firewall {
     }
 
     /// What takes the place of these rules, which a daemon owns, while its open connections finish: they go on, and
-    /// no new one is captured. Only TPROXY needs it, since conntrack knows by itself where an open connection was redirected
-    /// to. None, too, for a gate, which stays shut.
+    /// no new one is captured. To be loaded by their owner, while they are there.
     ///
-    /// This host's own connections are not among those that go on: nothing in a packet that it sends tells one that was
-    /// captured from one that was not. Rules of `output` prefer a redirecting listener for that reason.
+    /// This host's own connections by TPROXY are not among those that go on: nothing in a packet that it sends tells one
+    /// that was captured from one that was not. Rules of `output` prefer a redirecting listener for that reason.
     #[must_use]
-    pub fn draining(&self) -> Option<String> {
-        let router = self.router.as_ref().filter(|router| router.gate.is_none())?;
-        if router.to.capture != Capture::Tproxy {
-            return None;
-        }
+    pub fn draining(&self) -> String {
         let mut text = Text::default();
         text.line("# wayleave is stopping: connections that are open go on, new ones are not captured.");
-        self.begin(Lifetime::Owner, &mut text);
-        text.line("\tchain prerouting {");
-        text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
         text.line("");
-        text.line(format_args!("\t\t{OPEN} jump divert"));
-        text.line("\t}");
+        // Without its flag a table cannot be named here as it is at the start: that would be to give it up.
+        text.line(format_args!("delete table inet {TABLE}"));
         text.line("");
-        divert_chain(&mut text);
-        self.untracked_chains(true, &mut text);
-        Some(text.closed_with("}"))
+        own_table(Lifetime::Owner, &mut text);
+        if self.router.as_ref().is_some_and(|router| router.to.capture == Capture::Tproxy) {
+            text.line("\tchain prerouting {");
+            text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
+            text.line("");
+            text.line(format_args!("\t\t{OPEN} jump divert"));
+            text.line("\t}");
+            text.line("");
+            divert_chain(&mut text);
+            self.untracked_chains(true, &mut text);
+        }
+        if self.targets().any(|to| to.capture == Capture::Redirect) {
+            text.line("\t# The kernel translates open connections as long as there is a chain of this type, and follows connections");
+            text.line("\t# as long as a rule asks about them.");
+            text.line("\tchain redirected {");
+            text.line("\t\ttype nat hook prerouting priority dstnat; policy accept;");
+            text.line("");
+            text.line("\t\tct status dnat accept");
+            text.line("\t}");
+        }
+        text.closed_with("}")
     }
 
     fn begin(&self, lifetime: Lifetime, text: &mut Text) {
@@ -74,12 +84,7 @@ impl Firewall {
         text.line(format_args!("table inet {TABLE}"));
         text.line(format_args!("delete table inet {TABLE}"));
         text.line("");
-        text.line(format_args!("table inet {TABLE} {{"));
-        if lifetime == Lifetime::Owner {
-            text.line("\t# Gone with the process that made it, however that ends.");
-            text.line("\tflags owner");
-            text.line("");
-        }
+        own_table(lifetime, text);
     }
 
     fn notes_for_nft(&self, text: &mut Text) {
@@ -441,6 +446,15 @@ impl Firewall {
     }
 }
 
+fn own_table(lifetime: Lifetime, text: &mut Text) {
+    text.line(format_args!("table inet {TABLE} {{"));
+    if lifetime == Lifetime::Owner {
+        text.line("\t# Gone with the process that made it, however that ends.");
+        text.line("\tflags owner");
+        text.line("");
+    }
+}
+
 /// A listener on every address answers to packets that are meant for its port anywhere: it is not what they look for.
 fn divert_chain(text: &mut Text) {
     text.line("\tchain divert {");
@@ -512,6 +526,15 @@ fn only(to: &To) -> &'static str {
 
 /// The rules that take a connection to the listener, for each family that has one.
 fn capture(to: &To, text: &mut Text) {
+    to_listener(to, text);
+    if to.capture == Capture::Tproxy {
+        // What is redirected to a port where nobody listens is refused by this machine. This would go its way.
+        text.line("\t\t# Nobody listens.");
+        text.line(format_args!("\t\t{}meta l4proto tcp reject with tcp reset", only(to)));
+    }
+}
+
+fn to_listener(to: &To, text: &mut Text) {
     let marked = format!("meta mark set {DIVERT_MARK:#x} accept");
     if let Some(port) = to.everywhere() {
         text.line(match to.capture {

@@ -292,7 +292,7 @@ fn under_journald_there_is_no_time_of_its_own() {
 }
 
 /// What systemd does for a socket unit: descriptor 3, and two variables that say so.
-const HAND_OVER: &str = r#"
+pub(crate) const HAND_OVER: &str = r#"
 use Socket;
 use POSIX ();
 $^F = 10;

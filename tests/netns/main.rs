@@ -36,6 +36,9 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+mod firewall_apply;
+mod firewall_check;
+mod firewall_daemon;
 #[path = "../common/firewall_flags.rs"]
 mod firewall_flags;
 mod firewall_text;
