@@ -20,13 +20,20 @@ const REFUSE_QUIC: &str = "reject with icmpx port-unreachable";
 const OPEN: &str = "meta l4proto tcp socket transparent 1";
 
 impl Firewall {
-    /// The rules for nft: they take the place of those that are there, all at once, and touch no other table.
+    /// The rules for nft: they take the place of those that are there, all at once, and touch no other table. A table that
+    /// has an owner is in nobody's way but that of its owner, who has to delete it first (the kernel says EOPNOTSUPP) or to
+    /// be gone (EPERM).
     #[must_use]
     pub fn nft(&self, lifetime: Lifetime) -> String {
         let mut text = Text::default();
         text.line("#!/usr/sbin/nft -f");
         self.notes_for_nft(&mut text);
-        self.begin(lifetime, &mut text);
+        text.line("");
+        text.line("# The first line makes sure that there is a table to delete.");
+        text.line(format_args!("table inet {TABLE}"));
+        text.line(format_args!("delete table inet {TABLE}"));
+        text.line("");
+        own_table(lifetime, &mut text);
         self.sets(&mut text);
         self.left_alone(&mut text);
         if let Some(router) = &self.router {
@@ -76,15 +83,6 @@ impl Firewall {
             text.line("\t}");
         }
         text.closed_with("}")
-    }
-
-    fn begin(&self, lifetime: Lifetime, text: &mut Text) {
-        text.line("");
-        text.line("# The first line makes sure that there is a table to delete.");
-        text.line(format_args!("table inet {TABLE}"));
-        text.line(format_args!("delete table inet {TABLE}"));
-        text.line("");
-        own_table(lifetime, text);
     }
 
     fn notes_for_nft(&self, text: &mut Text) {

@@ -79,7 +79,7 @@ fn foreign(lab: &Lab) {
     );
     crate::firewall_check::docker(lab);
     crate::firewall_check::ips(
-        lab,
+        &lab,
         "rule add fwmark 0x1 lookup 100 pref 100\n route add 203.0.113.0/24 via 10.2.0.2 table 100\n\
          rule add from 10.9.0.0/16 lookup 22350 pref 22350\n -6 rule add fwmark 0x1 lookup 100 pref 100\n",
     );
@@ -266,7 +266,7 @@ fn a_user_that_does_not_exist_is_named_with_what_makes_it() {
 fn a_table_that_is_held_is_named_with_its_holder() {
     let lab = Lab::router();
     crate::firewall_check::ips(
-        lab,
+        &lab,
         "rule add fwmark 0x574d lookup 22349 pref 22349\nroute add local default dev lo table 22349\n",
     );
     nft(lab.router_side(), "table inet wayleave_output { }");

@@ -56,7 +56,6 @@ fn rules(flags: &str) -> Firewall {
 #[test]
 fn nft_takes_what_is_owned_and_it_goes_with_its_owner() {
     let lab = Lab::router();
-    let mut drained = 0;
     for flags in FLAGS {
         let rules = rules(flags);
         let owned = rules.nft(Lifetime::Owner);
@@ -66,15 +65,8 @@ fn nft_takes_what_is_owned_and_it_goes_with_its_owner() {
         assert!(seen.status.success(), "{flags}: {}\n{owned}", text(&seen.stderr));
         assert!(text(&seen.stdout).contains("flags owner"), "{flags}: {}", text(&seen.stdout));
         assert_eq!(lab.ruleset(), "", "{flags}");
-        let is_tproxy_router = flags.contains("tproxy") && flags.contains("--mode router");
-        let draining = rules.draining();
-        assert_eq!(draining.is_some(), is_tproxy_router, "{flags}");
-        if let Some(draining) = draining {
-            lab.nft(&format!("{owned}\n{draining}"));
-            drained += 1;
-        }
+        lab.nft(&format!("{owned}\n{}", rules.draining()));
     }
-    assert!(drained > 5);
 }
 
 fn iptables_takes_every_text(backend: &str) {
