@@ -57,6 +57,14 @@ impl Firewall {
 
     fn raw(&self) -> Table {
         let mut table = Table::new("raw");
+        if let Some(router) = self.router.as_ref().filter(|router| router.gate.is_some()) {
+            let forged = "WAYLEAVE_FORGED";
+            table.comment(
+                "The gate: what answers a client is a way out, if the client has forged the address that the answer goes to.",
+            );
+            table.jump_of_clients("PREROUTING", &router.clients, "", forged);
+            table.rule(format!("-A {forged} -m rpfilter --invert -j DROP"));
+        }
         let Some(router) = self.router.as_ref().filter(|_| self.keeps_source && self.diverts()) else {
             return table;
         };

@@ -249,6 +249,17 @@ impl Firewall {
         }
         text.line("\t}");
         text.line("");
+        text.line("\t# What answers a client is a way out, if the client has forged the address that the answer goes to: a reset, an ICMP");
+        text.line("\t# error (both repeat what he sent), a ping's echo. So addresses that are not to be found where a packet comes from are");
+        text.line("\t# dropped before anything answers, and before fragments are put together, for their timeout is answered too.");
+        text.line("\tchain forged {");
+        text.line("\t\ttype filter hook prerouting priority -450; policy accept;");
+        text.line("");
+        for clients in on("iifname", &router.clients) {
+            text.line(format_args!("\t\t{clients} fib saddr . iif oif missing drop"));
+        }
+        text.line("\t}");
+        text.line("");
         text.line("\tchain published {");
         let published = networks_of(&PUBLISHED);
         for (nets, family) in [(&published.v4, "ip"), (&published.v6, "ip6")] {
