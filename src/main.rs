@@ -292,7 +292,7 @@ fn audited(ctx: &Context) -> String {
 }
 
 fn read_again(cli: &Flags, ctx: &Context) {
-    match Settings::read(cli, &Process) {
+    match Settings::read_again(cli, &Process) {
         Ok(settings) => {
             let (old, new) = (ctx.policy.load_full(), Arc::new(settings.policy));
             ctx.policy.store(Arc::clone(&new));

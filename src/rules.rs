@@ -82,10 +82,10 @@ impl Rules {
             Ok(()) => tracing::info!("the rules are gone; open connections go on"),
             Err(err) => return tracing::warn!("the rules stay until the end: {err}"),
         }
-        let until = Instant::now() + HANDSHAKES;
+        let begin = Instant::now();
         loop {
             tokio::time::sleep(GLANCE).await;
-            if !handshakes() || Instant::now() >= until {
+            if !handshakes() || begin.elapsed() >= HANDSHAKES {
                 return;
             }
         }

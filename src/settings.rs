@@ -326,14 +326,24 @@ impl Settings {
         self.sniff.is_some() && !self.no_sniff_ports.contains(&port)
     }
 
-    /// Reads everything: the flags, then the environment, then the files that they name.
+    /// Reads everything: the flags, then the environment, then the files that they name, and for the rules of the daemon
+    /// the machine's routes.
     ///
     /// # Errors
     /// The first thing that makes no sense, with its remedy.
     pub fn read(cli: &Flags, outside: &dyn Outside) -> Result<Self, SettingsError> {
         let r = Reader(outside);
+        let firewall = firewall::read_daemons(cli, &r, &Captured::read(cli, &r)?.found())?;
+        Ok(Self { firewall, ..Self::read_again(cli, outside)? })
+    }
+
+    /// The same without rules, for who makes none: what has become of the routes is nothing to it.
+    ///
+    /// # Errors
+    /// As for [`Settings::read`].
+    pub fn read_again(cli: &Flags, outside: &dyn Outside) -> Result<Self, SettingsError> {
+        let r = Reader(outside);
         let captured = Captured::read(cli, &r)?;
-        let firewall = firewall::read_daemons(cli, &r, &captured.found())?;
         let upstreams = upstreams::read(cli, &r)?;
         let mut rules = Builder::new();
         let default = policy::read_rules(cli, &r, &upstreams, &mut rules)?;
@@ -352,7 +362,7 @@ impl Settings {
             capture: captured.capture,
             source: captured.source,
             mark: captured.mark,
-            firewall,
+            firewall: None,
             dial_timeout: time("dial-timeout", &carry.dial_timeout, Duration::from_secs(30))?,
             sniff: read_sniff(cli, &r)?,
             no_sniff_ports: r

@@ -175,6 +175,29 @@ fn check_prints_what_flags_and_variables_mean() {
     assert!(text("deny").contains("\n  default  everything else   ->  denied\n"));
 }
 
+#[test]
+fn check_prints_how_connections_come_and_go() {
+    let folder = Folder::new();
+    let text = |args: &[&str]| prints(folder.command(&["check"]).args(args));
+    let plain = text(&[]);
+    assert!(!["rules", "mark", "come from"].iter().any(|word| plain.contains(word)), "{plain}");
+    let router = ["--firewall", "router", "--in-interface", "lan0"];
+    assert!(text(&router).contains("\nmakes firewall rules for router, that go when it ends\n"));
+    let stays = text(&[&router[..], &["--firewall-persist"]].concat());
+    assert!(stays.contains("\nmakes firewall rules for router, that stay when it ends\n"), "{stays}");
+    let gate = text(&["--firewall", "gate,output", "--in-interface", "lan0"]);
+    assert!(gate.contains("\nmakes firewall rules for gate and output, that stay when it ends\n"), "{gate}");
+    assert!(gate.contains("\nall that it sends is marked 0x574c\n"), "{gate}");
+    let source = text(&["--capture", "tproxy", "--source", "client", "--mark", "7"]);
+    for part in [
+        "listens on [::]:8443, by TPROXY\n",
+        "\ndirect connections come from the client's own address",
+        "\nall that it sends is marked 0x7\n",
+    ] {
+        assert!(source.contains(part), "{part:?} is not in:\n{source}");
+    }
+}
+
 /// What is allowed, and is hardly what was meant.
 #[test]
 fn check_warns() {

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Prints the explanation.
 pub(crate) fn explain(asked: &Explain) -> ExitCode {
     let outside = Once::default();
-    let settings = match Settings::read(&asked.flags, &outside) {
+    let settings = match Settings::read_again(&asked.flags, &outside) {
         Ok(settings) => settings,
         Err(err) => return complain_of_all(&err),
     };

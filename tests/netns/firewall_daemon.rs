@@ -660,3 +660,21 @@ fn rules_lead_to_sockets_that_were_handed_over_or_nowhere() {
     assert!(process.wait().success());
     assert_eq!(lab.ruleset(), "");
 }
+
+/// The rules are as they were at the start; that a HUP comes while there is no default route is no reason to keep an old
+/// policy.
+#[test]
+fn a_reload_is_about_the_policy_alone() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let daemon = ready(&lab, &["--firewall", "router"]);
+    all_captured(&lab);
+    let before = lab.ruleset();
+    lab.router_side()
+        .ip("route replace 192.0.2.0/24 via 10.2.0.2\nroute replace 2001:db8:bb::/64 via fd00:2::2\n\
+                          route del default via 10.2.0.2\nroute del default via fd00:2::2\n");
+    daemon.signal(Signal::SIGHUP);
+    daemon.line("policy read again");
+    assert_eq!(lab.ruleset(), before);
+    all_captured(&lab);
+}
