@@ -102,7 +102,6 @@ fn the_rules_that_documents_show_are_made() {
         ("README.md", 21),
         ("man/wayleave.8", 7),
         ("CHANGELOG.md", 1),
-        ("contrib/cntlm/cntlm.conf", 1),
         ("contrib/default/wayleave", 1),
         ("contrib/docker/compose.yaml", 1),
         ("contrib/sysctl/90-wayleave.conf", 1),
