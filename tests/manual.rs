@@ -1,6 +1,8 @@
 //! The manuals, the README, the help text and the code tell the same story.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "manual/rules.rs"]
+mod rules;
 #[path = "manual/shown.rs"]
 mod shown;
 
@@ -83,7 +85,7 @@ fn the_manual_and_the_readme_have_every_command() {
     let (manual, readme) = (manual(), read("README.md"));
     let command = Cli::command();
     let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
-    assert_eq!(names.len(), 3);
+    assert_eq!(names.len(), 4);
     for name in names {
         assert!(manual.contains(&format!("\n.Nm\n.Cm {name}\n")), "man/wayleave.8, SYNOPSIS: no {name}");
         assert!(manual.contains(&format!("\n.It Cm {name}")), "man/wayleave.8, COMMANDS: no {name}");
@@ -196,7 +198,7 @@ fn the_manual_has_every_default() {
         let flag = arg.get_long().unwrap();
         let item = manual.split("\n.It Fl -").find(|item| item.split_whitespace().next() == Some(flag));
         let item = item.unwrap_or_else(|| panic!("--{flag} has no item in the manual"));
-        let first = default.split([' ', ';']).next().unwrap();
+        let first = default.split([' ', ';']).next().unwrap().trim_end_matches(',');
         assert!(
             item.contains(first) || default.contains("limit") && item.contains("limit"),
             "the manual's item of --{flag} does not have its default, {default}"
@@ -247,13 +249,29 @@ fn the_manual_and_the_readme_have_every_key() {
 #[test]
 fn the_words_of_flags_are_those_of_the_documents() {
     let (manual, readme) = (manual(), read("README.md"));
+    // What makes sense of all of them.
+    const WITH: [&str; 8] = [
+        "check",
+        "--upstream-proxy",
+        "http://a.example",
+        "--firewall",
+        "router",
+        "--in-interface",
+        "lan0",
+        "--listen=tproxy=[::]:8444",
+    ];
+    let rows = readme.split("\n## Flags\n").nth(1).unwrap();
     let takes = |flag: &str, word: &str| {
         let mut check = Command::new(env!("CARGO_BIN_EXE_wayleave"));
-        check.args(["check", "--upstream-proxy", "http://a.example", &format!("--{flag}"), word]).env_clear();
+        check.args(WITH).args([&format!("--{flag}"), word]).env_clear();
         feed(&mut check, "").status.success()
     };
     for (flag, words) in [
-        ("upstream-policy", &["failover", "round-robin", "least-connections", "source-hash"][..]),
+        ("capture", &["redirect", "tproxy"][..]),
+        ("source", &["own", "client"]),
+        ("lan", &["leave", "capture"]),
+        ("quic", &["reject", "allow"]),
+        ("upstream-policy", &["failover", "round-robin", "least-connections", "source-hash"]),
         ("when-upstream-down", &["fail", "direct"]),
         ("forwarded", &["off", "forwarded", "x-forwarded-for", "proxy-v2"]),
         ("half-close", &["forward", "hold", "auto"]),
@@ -261,7 +279,7 @@ fn the_words_of_flags_are_those_of_the_documents() {
         let item =
             manual.split(&format!("\n.It Fl -{flag} ")).nth(1).unwrap_or_else(|| panic!("no --{flag}"));
         let item = item.split("\n.It Fl ").next().unwrap();
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `--{flag} "))).unwrap();
+        let row = rows.lines().find(|line| line.starts_with(&format!("| `--{flag} "))).unwrap();
         for word in words {
             assert!(takes(flag, word), "--{flag} {word}");
             let has =
@@ -271,10 +289,7 @@ fn the_words_of_flags_are_those_of_the_documents() {
         }
         // What it says of a word that it does not know names those that it does.
         let mut check = Command::new(env!("CARGO_BIN_EXE_wayleave"));
-        let said = feed(
-            check.args(["check", "--upstream-proxy", "proxy", &format!("--{flag}"), "neither"]).env_clear(),
-            "",
-        );
+        let said = feed(check.args(WITH).args([&format!("--{flag}"), "neither"]).env_clear(), "");
         let said = String::from_utf8(said.stderr).unwrap();
         let (_, known) = said.trim().split_once(": write ").unwrap_or_else(|| panic!("{said}"));
         let known: Vec<&str> = known.split([' ', ',']).filter(|word| !["", "or"].contains(word)).collect();

@@ -27,8 +27,11 @@ const FILES: &[(&str, &str, u32)] = &[
 /// What `wayleave check` is shown to complain of.
 const WRONG: &str = "allow github.com, *.git*hub.com\nallow a.example b.example\n";
 
+/// How commands begin that are about firewall rules.
+pub(super) const FIREWALL: &str = "wayleave firewall ";
+
 /// A block of a document.
-enum Block {
+pub(super) enum Block {
     Policy(String),
     /// A command, its lines joined, and what it is shown to print.
     Answer {
@@ -38,7 +41,7 @@ enum Block {
 }
 
 /// README's blocks say what they are.
-fn of_readme() -> Vec<Block> {
+pub(super) fn of_readme() -> Vec<Block> {
     let readme = read("README.md");
     // Every other piece is outside.
     let blocks = readme.split("\n```").skip(1).step_by(2).map(|block| block.split_once('\n').unwrap());
@@ -72,7 +75,7 @@ fn of_manual(path: &str) -> Vec<Block> {
 }
 
 /// The words of a command line as a shell has them, of which the documents need single quotes only.
-fn words(command: &str) -> Vec<String> {
+pub(super) fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (number, piece) in command.split('\'').enumerate() {
         match number % 2 {
@@ -198,6 +201,11 @@ impl Drop for Folder {
     }
 }
 
+/// Where the rules of a router are to find them: this machine may have no default route to tell.
+fn clients() -> (String, String) {
+    ("WAYLEAVE_IN_INTERFACE".to_owned(), "lan0".to_owned())
+}
+
 /// The log that the shown whitelist is made from.
 fn log() -> String {
     let record = |(host, rule, connections, clients): &(&str, &str, usize, usize)| {
@@ -226,7 +234,7 @@ fn log() -> String {
 
 /// White space counts for nothing, since lines are folded; a line of three dots stands for any others.
 #[track_caller]
-fn assert_shown(command: &str, shown: &str, said: &str) {
+pub(super) fn assert_shown(command: &str, shown: &str, said: &str) {
     let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let said = plain(said);
     let lines = shown.lines().map(|line| if line.trim() == "..." { "\u{0}" } else { line });
@@ -293,7 +301,12 @@ fn hold(name: &str, blocks: &[Block], policies: usize, answers: usize, about: Ab
 
 #[test]
 fn readme_shows_what_the_program_says() {
-    hold("readme", &of_readme(), 4, 6, About::Last);
+    let of_rules =
+        |block: &Block| matches!(block, Block::Answer { command, .. } if command.starts_with(FIREWALL));
+    let (rules, blocks): (Vec<Block>, Vec<Block>) = of_readme().into_iter().partition(of_rules);
+    // These are answered by another machine.
+    assert_eq!(rules.len(), super::rules::answers().len());
+    hold("readme", &blocks, 4, 6, About::Last);
 }
 
 #[test]
@@ -326,7 +339,7 @@ fn every_command_line_that_is_shown_is_taken() {
     let of_8 = || of_manual("man/wayleave.8");
     let of_5 = || of_manual("man/wayleave-policy.5");
     for (document, blocks, count) in
-        [("README.md", of_readme(), 4), ("man/wayleave.8", of_8(), 9), ("man/wayleave-policy.5", of_5(), 1)]
+        [("README.md", of_readme(), 4), ("man/wayleave.8", of_8(), 10), ("man/wayleave-policy.5", of_5(), 1)]
     {
         let lines = command_lines(&read(document));
         assert_eq!(lines.len(), count, "{document}: {lines:#?}");
@@ -358,11 +371,11 @@ fn every_variable_that_readme_shows_is_taken() {
     let lines = readme.lines().filter(|line| !line.contains(" docker "));
     let lines = lines.map(|line| line.trim().trim_start_matches("echo '"));
     let variables: Vec<_> = lines.filter_map(|line| variable(line.split("' >>").next().unwrap())).collect();
-    assert_eq!(variables.len(), 4, "{variables:?}");
+    assert_eq!(variables.len(), 6, "{variables:?}");
     let folder = Folder::new("variables");
     folder.policy("allow github.com\n");
     for variable in variables {
-        folder.assert_taken("", &[variable]);
+        folder.assert_taken("", &[variable, clients()]);
     }
 }
 
@@ -372,13 +385,13 @@ fn the_settings_to_begin_with_are_some() {
     let shipped = read("contrib/default/wayleave");
     let variables: Vec<_> = shipped.lines().filter_map(|line| variable(line.strip_prefix('#')?)).collect();
     assert!(shipped.lines().all(|line| line.is_empty() || line.starts_with('#')));
-    assert_eq!(variables.len(), 17, "{variables:?}");
+    assert_eq!(variables.len(), 25, "{variables:?}");
     let folder = Folder::new("default");
     folder.certificate();
     folder.policy(&read("contrib/default/policy"));
     let https = ("WAYLEAVE_UPSTREAM_PROXY".to_owned(), "https://proxy.example.com".to_owned());
     for variable in &variables {
-        let mut alone = vec![variable.clone()];
+        let mut alone = vec![clients(), variable.clone()];
         // What is said of upstreams needs one.
         if ["WAYLEAVE_UPSTREAM_CA", "WAYLEAVE_UPSTREAM_POLICY", "WAYLEAVE_WHEN_UPSTREAM_DOWN"]
             .contains(&&*variable.0)
