@@ -99,6 +99,7 @@ fn read(cli: &Flags, r: &Reader<'_>, modes: Modes, from: &Found<'_>) -> Result<F
     })?;
     let quic = r.parsed("quic", args.quic.as_ref(), |text| match text {
         "reject" => Ok(true),
+        "allow" if modes.gate => Err("a gate lets nothing past: leave --quic out".to_owned()),
         "allow" => Ok(false),
         _ => Err("write reject or allow".to_owned()),
     })?;

@@ -551,6 +551,7 @@ mod firewall {
             ("router --ports 80,http", "range of ports"),
             ("router --lan never", "leave or capture"),
             ("router --quic never", "reject or allow"),
+            ("gate --quic allow", "nothing past"),
             ("gate --gate-dns dns.example", "IP addresses"),
         ] {
             let err = rules(args).unwrap_err();

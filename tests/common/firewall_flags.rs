@@ -66,7 +66,7 @@ pub(crate) const FLAGS: &[&str] = &[
     "--mode router,output --in-interface lan0 --mark 7 --capture tproxy --source client",
     "--mode gate,output --in-interface lan0 --mark 7 --gate-icmp --gate-dns 9.9.9.9",
     "--mode gate,output --in-interface lan0 --mark 7 --capture tproxy --source client --gate-icmp --gate-dns 9.9.9.9",
-    "--mode gate,output --in-interface lan0,wl* --own-uid 3 --lan leave --quic allow",
+    "--mode gate,output --in-interface lan0,wl* --own-uid 3 --lan leave",
     "--mode gate --in-interface lan0 --gate-dns 9.9.9.9 --except-destination 9.9.9.0/24 --capture tproxy --listen tproxy=[::]:9",
     "--mode output --own-uid 7 --uid nobody --quic allow --listen 127.0.0.1:8443",
 ];
