@@ -90,7 +90,18 @@ const MODES: [&[&str]; 5] = [
     &["--mode", "output", "--own-uid", "7"],
     &["--mode", "router,output", "--mark", "7"],
     &["--mode", "gate", "--gate-icmp", "--gate-dns", "10.2.0.2"],
-    &["--mode", "router,output", "--capture", "tproxy", "--source", "client", "--mark", "7"],
+    &[
+        "--mode",
+        "router,output",
+        "--capture",
+        "tproxy",
+        "--source",
+        "client",
+        "--mark",
+        "7",
+        "--in-interface",
+        "lan0",
+    ],
 ];
 
 #[test]
@@ -266,7 +277,7 @@ fn a_user_that_does_not_exist_is_named_with_what_makes_it() {
 fn a_table_that_is_held_is_named_with_its_holder() {
     let lab = Lab::router();
     crate::firewall_check::ips(
-        lab,
+        &lab,
         "rule add fwmark 0x574d lookup 22349 pref 22349\nroute add local default dev lo table 22349\n",
     );
     nft(lab.router_side(), "table inet wayleave_output { }");
