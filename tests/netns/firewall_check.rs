@@ -787,3 +787,21 @@ fn rules_for_iptables_are_checked_too() {
         finds(1, &["fault: the same rules are there for nft as well"]);
     }
 }
+
+/// Without the right to a namespace of its own it cannot compare, and says so; all else it finds.
+#[test]
+fn what_cannot_be_compared_is_said() {
+    let lab = Lab::router();
+    let _listener = Listener::start(lab.router_side(), any(), false);
+    does(&lab, &[&["apply"], ROUTER].concat());
+    let mut command = lab.router_side().command("setpriv");
+    command.args(["--bounding-set", "-sys_admin", env!("CARGO_BIN_EXE_wayleave"), "firewall", "check"]);
+    let output = command.args(ROUTER).output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+    assert!(
+        said.starts_with("warning: whether the rules are those of these flags cannot be told: "),
+        "{said}"
+    );
+    assert!(said.lines().count() == 2 && said.contains("\ngood: table inet wayleave"), "{said}");
+}
