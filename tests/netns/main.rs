@@ -36,6 +36,10 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+mod firewall_docker;
+mod firewall_gate;
+mod firewall_output;
+mod firewall_router;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]

@@ -1,0 +1,175 @@
+//! `wayleave firewall` in a lab: what it prints is loaded as an administrator would, what it applies and removes is compared
+//! with what was there before.
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+
+use super::client::Said;
+use super::lab::Lab;
+use super::namespace::Namespace;
+use super::tools::{feed, run, text};
+use super::wait;
+
+/// Which program takes the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    Nft,
+    Iptables,
+}
+
+pub const TOOLS: [Tool; 2] = [Tool::Nft, Tool::Iptables];
+
+impl Lab {
+    /// `wayleave firewall ACTION ARGS` on the router, as its administrator.
+    #[track_caller]
+    pub fn firewall(&self, action: &str, args: &[&str]) -> Said {
+        let mut command = self.router_side().command(env!("CARGO_BIN_EXE_wayleave"));
+        let output = feed(command.args(["firewall", action]).args(args), b"");
+        Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    /// What it prints.
+    #[track_caller]
+    pub fn printed(&self, tool: Tool, args: &[&str]) -> String {
+        let iptables: &[&str] = if tool == Tool::Iptables { &["--iptables"] } else { &[] };
+        let said = self.firewall("print", &[iptables, args].concat());
+        assert!(said.ok(), "firewall print {args:?}: {said:?}");
+        said.out
+    }
+
+    /// Applies the rules; they must be taken.
+    #[track_caller]
+    pub fn apply(&self, args: &[&str]) {
+        let said = self.firewall("apply", args);
+        assert!(said.ok(), "firewall apply {args:?}: {said:?}");
+    }
+
+    /// Removes the rules.
+    #[track_caller]
+    pub fn remove(&self) {
+        let said = self.firewall("remove", &[]);
+        assert!(said.ok(), "firewall remove: {said:?}");
+    }
+
+    /// Loads what is printed, as its own comments say, does this with it, takes it out again, and compares the ruleset
+    /// with what it was. Loaded twice it is the same as once, for nft.
+    #[track_caller]
+    pub fn with_printed<T>(&self, tool: Tool, args: &[&str], action: impl FnOnce() -> T) -> T {
+        if tool == Tool::Iptables {
+            // iptables keeps its own empty chains once they were used: they are there before, so that they may be there after.
+            for program in ["iptables-restore", "ip6tables-restore"] {
+                let empty =
+                    ["raw", "mangle", "nat", "filter"].map(|table| format!("*{table}\nCOMMIT\n")).concat();
+                restore(self.router_side(), program, &empty);
+            }
+        }
+        let before = snapshot(self.router_side());
+        let rules = self.printed(tool, args);
+        match tool {
+            Tool::Nft => {
+                super::rules::nft(self.router_side(), &rules);
+                let once = snapshot(self.router_side());
+                super::rules::nft(self.router_side(), &rules);
+                assert_eq!(once, snapshot(self.router_side()), "loaded twice");
+            }
+            Tool::Iptables => {
+                for program in ["iptables-restore", "ip6tables-restore"] {
+                    restore(self.router_side(), program, &rules);
+                }
+            }
+        }
+        let routes = commands_in(&rules, "ip ");
+        self.run_all(&routes);
+        assert_ne!(before, snapshot(self.router_side()), "nothing was loaded");
+        let outcome = action();
+        match tool {
+            Tool::Nft => super::rules::nft(self.router_side(), "delete table inet wayleave"),
+            Tool::Iptables => {
+                for program in ["iptables", "ip6tables"] {
+                    self.take_out(program);
+                }
+            }
+        }
+        // What was added is deleted by the same words.
+        let undone: Vec<String> = routes.iter().map(|line| line.replace(" add ", " del ")).collect();
+        self.run_all(&undone);
+        assert_eq!(before, snapshot(self.router_side()), "after it was taken out");
+        outcome
+    }
+
+    fn run_all(&self, lines: &[String]) {
+        for line in lines {
+            let mut words = line.split_ascii_whitespace();
+            run(self.router_side().command(words.next().unwrap()).args(words));
+        }
+    }
+
+    /// Takes our chains out of iptables, and what leads there.
+    fn take_out(&self, program: &str) {
+        for table in ["raw", "mangle", "nat", "filter"] {
+            let list =
+                |args: &[&str]| run(self.router_side().command(program).args(["-t", table]).args(args));
+            let rules = list(&["-S"]);
+            for rule in
+                rules.lines().filter(|rule| rule.contains("-j WAYLEAVE") && !rule.starts_with("-A WAYLEAVE"))
+            {
+                let words: Vec<&str> = rule.split(' ').skip(1).collect();
+                list(&[&["-D"], &words[..]].concat());
+            }
+            for (act, chain) in ["-F", "-X"].iter().flat_map(|act| {
+                rules.lines().filter_map(move |rule| Some((act, rule.strip_prefix("-N WAYLEAVE")?)))
+            }) {
+                list(&[act, &format!("WAYLEAVE{chain}")]);
+            }
+        }
+    }
+}
+
+/// The commands in the comments of what is printed: `# ip rule add ...`.
+pub fn commands_in(rules: &str, start: &str) -> Vec<String> {
+    let comments = rules.lines().filter_map(|line| line.trim_start().strip_prefix('#'));
+    let trimmed = comments.map(str::trim).filter(|line| line.starts_with(start));
+    trimmed.filter(|line| line.contains(" add ")).map(str::to_owned).collect()
+}
+
+/// iptables-restore or ip6tables-restore, on top of what is there.
+#[track_caller]
+pub fn restore(side: &Namespace, program: &str, rules: &str) {
+    let output = feed(side.command(program).arg("--noflush"), rules.as_bytes());
+    assert!(output.status.success(), "{program}: {}\n{rules}", text(&output.stderr));
+}
+
+/// Everything that says where packets go: the rules of nft and of iptables, policy rules and routes, without counters.
+pub fn snapshot(side: &Namespace) -> String {
+    let mut all = run(side.command("nft").args(["--stateless", "list", "ruleset"]));
+    for program in ["iptables-save", "ip6tables-save"] {
+        let saved = run(&mut side.command(program));
+        let lines = saved.lines().filter(|line| !line.starts_with('#'));
+        // `:INPUT ACCEPT [12:3456]`
+        all.extend(lines.map(|line| format!("{program} {}\n", line.split(" [").next().unwrap())));
+    }
+    for family in ["-4", "-6"] {
+        all += &run(side.command("ip").args([family, "rule"]));
+        let routes = run(side.command("ip").args([family, "route", "show", "table", "all"]));
+        // Those of an interface's own addresses come when it pleases the kernel.
+        let lasting = routes.lines().filter(|line| !line.contains("fe80") && !line.contains("ff00"));
+        all.extend(lasting.map(|line| format!("{line}\n")));
+    }
+    all
+}
+
+/// How a UDP socket that asks udp/443 there is answered, by an error of the kernel's or not at all.
+#[track_caller]
+pub fn quic_is_refused(side: &Arc<Namespace>, web: &str) {
+    let address: IpAddr = web.parse().unwrap();
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let heard = side.enter(|| {
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        socket.connect((address, 443)).unwrap();
+        // On the host itself the refusal may be known before send returns.
+        let _or_recv_says_it = socket.send(b"initial");
+        socket.recv(&mut [0; 100]).map_err(|e| e.kind())
+    });
+    assert_eq!(heard, Err(std::io::ErrorKind::ConnectionRefused), "QUIC to {web}");
+}
