@@ -1,6 +1,14 @@
 //! The netfilter rules that bring connections here: what they are made of. Their text is a pure function of it, for
 //! [nft](Firewall::nft) and for [iptables](Firewall::iptables).
 
+mod iptables;
+mod networks;
+mod nft;
+mod routes;
+mod text;
+
+pub use routes::Routes;
+
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -171,4 +179,25 @@ pub enum Lifetime {
     Owner,
     /// Until they are removed.
     Persistent,
+}
+
+impl Firewall {
+    /// What the kernel has to know besides the rules, where TPROXY is in use.
+    #[must_use]
+    pub fn routes(&self) -> Option<Routes> {
+        let diverted = || self.targets().filter(|to| to.capture == Capture::Tproxy);
+        self.diverts().then(|| Routes {
+            v4: diverted().any(|to| to.v4.is_some()),
+            v6: diverted().any(|to| to.v6.is_some()),
+        })
+    }
+
+    /// Whether packets of others have to reach this machine's own sockets.
+    fn diverts(&self) -> bool {
+        self.targets().any(|to| to.capture == Capture::Tproxy)
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &To> {
+        self.router.iter().map(|router| &router.to).chain(self.output.iter().map(|output| &output.to))
+    }
 }

@@ -3,6 +3,7 @@
 use super::complain_of_all;
 use std::process::ExitCode;
 use wayleave::cli::FirewallCommand;
+use wayleave::firewall::Lifetime;
 use wayleave::settings::{Process, read_firewall};
 
 /// Prints the rules, puts them in place, takes them away, or says what is wrong with those that are there.
@@ -11,5 +12,6 @@ pub(crate) fn firewall(command: &FirewallCommand) -> ExitCode {
         Ok(rules) => rules,
         Err(err) => return complain_of_all(&err),
     };
-    super::print(&format_args!("{rules:#?}\n"))
+    let text = if command.iptables { rules.iptables() } else { rules.nft(Lifetime::Persistent) };
+    super::print(&text)
 }
