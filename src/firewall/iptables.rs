@@ -59,7 +59,12 @@ impl Firewall {
                     self.of_others(output, rules);
                     self.selected(output, rules, |rules, whose| {
                         for ports in multiport(&self.ports) {
-                            redirect(&output.to, SENT, &format!("{whose}-p tcp -m multiport --dports {ports}"), rules);
+                            redirect(
+                                &output.to,
+                                SENT,
+                                &format!("{whose}-p tcp -m multiport --dports {ports}"),
+                                rules,
+                            );
                         }
                     });
                 }
@@ -127,7 +132,8 @@ impl Firewall {
         rules.add(format!("-A {FORWARDED} -p tcp -m socket --transparent -j WAYLEAVE_DIVERT"));
         if let Some(output) = self.output.as_ref().filter(|output| output.to.capture == Capture::Tproxy) {
             for ports in multiport(&self.ports) {
-                let what = format!("-i lo -p tcp -m mark --mark {DIVERT_MARK:#x} -m multiport --dports {ports}");
+                let what =
+                    format!("-i lo -p tcp -m mark --mark {DIVERT_MARK:#x} -m multiport --dports {ports}");
                 tproxy(&output.to, FORWARDED, &what, rules);
             }
             rules.jump("OUTPUT", "-p tcp", SENT);
@@ -161,7 +167,9 @@ impl Firewall {
         rules.jump("OUTPUT", "-p tcp", SENT);
         for ports in multiport(&self.ports) {
             rules.add(format!("-A {FORWARDED} -p tcp -m multiport --dports {ports} -j CT --notrack"));
-            rules.add(format!("-A {SENT} -p tcp -m socket --transparent -m multiport --sports {ports} -j CT --notrack"));
+            rules.add(format!(
+                "-A {SENT} -p tcp -m socket --transparent -m multiport --sports {ports} -j CT --notrack"
+            ));
         }
     }
 
@@ -340,7 +348,9 @@ fn families(to: &To) -> &'static [&'static str] {
 
 fn each_listener(to: &To) -> Vec<(&'static str, SocketAddr)> {
     match (to.v4, to.v6) {
-        (Some(v4), Some(v6)) if v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port() => {
+        (Some(v4), Some(v6))
+            if v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port() =>
+        {
             vec![("", v4)]
         }
         (v4, v6) => v4.map(|v4| ("-4 ", v4)).into_iter().chain(v6.map(|v6| ("-6 ", v6))).collect(),
@@ -360,7 +370,8 @@ fn redirect(to: &To, chain: &str, what: &str, rules: &mut Rules) {
 
 fn tproxy(to: &To, chain: &str, what: &str, rules: &mut Rules) {
     for (family, addr) in each_listener(to) {
-        let on_ip = if addr.ip().is_unspecified() { String::new() } else { format!(" --on-ip {}", addr.ip()) };
+        let on_ip =
+            if addr.ip().is_unspecified() { String::new() } else { format!(" --on-ip {}", addr.ip()) };
         rules.add(format!(
             "{family}-A {chain} {what} -j TPROXY --on-port {}{on_ip} --tproxy-mark {DIVERT_MARK:#x}",
             addr.port()

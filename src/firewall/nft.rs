@@ -247,7 +247,9 @@ impl Firewall {
             text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
             text.line("");
             text.line("\t\tmeta l4proto tcp socket transparent 1 jump divert");
-            text.line(format_args!("\t\tiifname \"lo\" meta mark {DIVERT_MARK:#x} tcp dport {ports} goto to_wayleave"));
+            text.line(format_args!(
+                "\t\tiifname \"lo\" meta mark {DIVERT_MARK:#x} tcp dport {ports} goto to_wayleave"
+            ));
             text.line("\t}");
             text.line("");
             text.line("\tchain to_wayleave {");
@@ -354,12 +356,14 @@ impl Firewall {
 fn on(clients: &Clients) -> Vec<String> {
     match clients {
         Clients::On(names) => {
-            let (any, exact): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| name.ends_with('*'));
+            let (any, exact): (Vec<&String>, Vec<&String>) =
+                names.iter().partition(|name| name.ends_with('*'));
             let exact = (!exact.is_empty()).then(|| format!("iifname {}", quoted(&exact)));
             exact.into_iter().chain(any.iter().map(|name| format!("iifname \"{name}\""))).collect()
         }
         Clients::NotOn(names) => {
-            let mut names: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != "lo").collect();
+            let mut names: Vec<&str> =
+                names.iter().map(String::as_str).filter(|name| *name != "lo").collect();
             names.push("lo");
             vec![format!("iifname != {}", quoted(&names))]
         }
@@ -409,14 +413,17 @@ fn only(to: &To) -> &'static str {
 
 /// The rules that take a connection to the listener.
 fn capture(to: &To, text: &mut Text) {
-    let port_of = |addr: Option<SocketAddr>| addr.filter(|addr| addr.ip().is_unspecified()).map(|addr| addr.port());
+    let port_of =
+        |addr: Option<SocketAddr>| addr.filter(|addr| addr.ip().is_unspecified()).map(|addr| addr.port());
     let (v4, v6) = (port_of(to.v4), port_of(to.v6));
     match (to.capture, v4, v6) {
         (Capture::Redirect, Some(v4), Some(v6)) if v4 == v6 => {
             text.line(format_args!("\t\tmeta l4proto tcp redirect to :{v4}"));
         }
         (Capture::Tproxy, Some(v4), Some(v6)) if v4 == v6 => {
-            text.line(format_args!("\t\tmeta l4proto tcp tproxy to :{v4} meta mark set {DIVERT_MARK:#x} accept"));
+            text.line(format_args!(
+                "\t\tmeta l4proto tcp tproxy to :{v4} meta mark set {DIVERT_MARK:#x} accept"
+            ));
         }
         (Capture::Redirect, ..) => {
             for (addr, family, nfproto) in [(to.v4, "ip", "ipv4"), (to.v6, "ip6", "ipv6")] {

@@ -24,7 +24,9 @@ impl Routes {
             .flat_map(|family| {
                 [
                     format!("{family} route replace local default dev lo table {DIVERT_MARK}"),
-                    format!("{family} rule add fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}"),
+                    format!(
+                        "{family} rule add fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}"
+                    ),
                 ]
             })
             .collect()
@@ -36,7 +38,9 @@ impl Routes {
         self.families()
             .flat_map(|family| {
                 [
-                    format!("{family} rule del fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}"),
+                    format!(
+                        "{family} rule del fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}"
+                    ),
                     format!("{family} route del local default dev lo table {DIVERT_MARK}"),
                 ]
             })

@@ -158,6 +158,7 @@ fn upstreams_of_this_host_are_left_alone() {
     for tool in TOOLS {
         let lab = Lab::host();
         let _web = lab.nginx();
+        // Squid wants CONNECT to 443 only, and cNTLM is asked for 80 as well: the extras come first.
         let parent = lab.squid_ntlm();
         assert_eq!(parent.port, PARENT);
         let cntlm = lab.cntlm("NTLM", &parent.at());

@@ -49,7 +49,7 @@ fn of_a_client(asking: &Asking, is_gate: bool, has_lan: bool) {
             asking.straight_from(Some(one), &format!("{excepted}:{port}"));
             asking.straight_from(Some(two), &format!("{web}:{port}"));
             match is_gate {
-                true => asking.refused(&format!("{web}:{port}")),
+                true => asking.refused_from(one, &format!("{web}:{port}")),
                 false => asking.straight_from(Some(one), &format!("{web}:{port}")),
             }
         }
@@ -63,7 +63,7 @@ fn of_a_client(asking: &Asking, is_gate: bool, has_lan: bool) {
     for web in [WEB_V4, WEB_V6] {
         quic_is_refused(asking.side, web);
     }
-    asking.nothing_else_was_carried(&format!("{WEB_V4}:80"));
+    asking.nothing_else_was_carried(Some(ONE_V4), &format!("{WEB_V4}:80"));
 }
 
 fn lan_source(lan: &str) -> &'static str {
@@ -85,7 +85,7 @@ pub fn of_the_router(asking: &Asking) {
     for web in [WEB_V4, WEB_V6] {
         quic_is_refused(asking.side, web);
     }
-    asking.nothing_else_was_carried(&format!("{WEB_V4}:80"));
+    asking.nothing_else_was_carried(None, &format!("{WEB_V4}:80"));
 }
 
 /// These modes with this capture, for both tools.

@@ -19,6 +19,12 @@ pub enum Tool {
 
 pub const TOOLS: [Tool; 2] = [Tool::Nft, Tool::Iptables];
 
+/// All tables of iptables that the rules use, with the chains of iptables' own.
+const EMPTY: &str = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n\
+    *mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
+    *nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n\
+    *filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
+
 impl Lab {
     /// `wayleave firewall ACTION ARGS` on the router, as its administrator.
     #[track_caller]
@@ -58,9 +64,7 @@ impl Lab {
         if tool == Tool::Iptables {
             // iptables keeps its own empty chains once they were used: they are there before, so that they may be there after.
             for program in ["iptables-restore", "ip6tables-restore"] {
-                let empty =
-                    ["raw", "mangle", "nat", "filter"].map(|table| format!("*{table}\nCOMMIT\n")).concat();
-                restore(self.router_side(), program, &empty);
+                restore(self.router_side(), program, EMPTY);
             }
         }
         let before = snapshot(self.router_side());
@@ -78,7 +82,7 @@ impl Lab {
                 }
             }
         }
-        let routes = commands_in(&rules, "ip ");
+        let routes = also_needed(&rules);
         self.run_all(&routes);
         assert_ne!(before, snapshot(self.router_side()), "nothing was loaded");
         let outcome = action();
@@ -91,7 +95,8 @@ impl Lab {
             }
         }
         // What was added is deleted by the same words.
-        let undone: Vec<String> = routes.iter().map(|line| line.replace(" add ", " del ")).collect();
+        let undone: Vec<String> =
+            routes.iter().map(|line| line.replace(" add ", " del ").replace(" replace ", " del ")).collect();
         self.run_all(&undone);
         assert_eq!(before, snapshot(self.router_side()), "after it was taken out");
         outcome
@@ -125,11 +130,10 @@ impl Lab {
     }
 }
 
-/// The commands in the comments of what is printed: `# ip rule add ...`.
-pub fn commands_in(rules: &str, start: &str) -> Vec<String> {
-    let comments = rules.lines().filter_map(|line| line.trim_start().strip_prefix('#'));
-    let trimmed = comments.map(str::trim).filter(|line| line.starts_with(start));
-    trimmed.filter(|line| line.contains(" add ")).map(str::to_owned).collect()
+/// What else it needs, as its comments say it.
+pub fn also_needed(rules: &str) -> Vec<String> {
+    let commands = rules.lines().filter_map(|line| line.split_once("It also needs: "));
+    commands.map(|(_, command)| command.trim().to_owned()).collect()
 }
 
 /// iptables-restore or ip6tables-restore, on top of what is there.

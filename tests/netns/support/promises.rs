@@ -96,9 +96,9 @@ impl<'a> Asking<'a> {
 
     /// It is refused, and at once.
     #[track_caller]
-    pub fn refused(&self, dst: &str) {
-        let refused = self.side.enter(|| connect(dst)).map(drop).map_err(|e| e.kind());
-        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{dst}");
+    pub fn refused_from(&self, from: &str, dst: &str) {
+        let refused = self.side.enter(|| connect_from(from, dst)).map(drop).map_err(|e| e.kind());
+        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{dst} from {from}");
     }
 
     pub fn count(&self) -> usize {
@@ -107,9 +107,9 @@ impl<'a> Asking<'a> {
 
     /// Of none that went straight has the daemon a record.
     #[track_caller]
-    pub fn nothing_else_was_carried(&self, last: &str) {
+    pub fn nothing_else_was_carried(&self, from: Option<&str>, last: &str) {
         // Records are in order, and this is the last.
-        self.carried(last);
+        self.carried_from(from, last);
         let straight = self.straight.lock().unwrap();
         for record in self.daemon.records() {
             assert!(!straight.contains(record["client"].as_str().unwrap()), "{record}");
