@@ -5,6 +5,7 @@ mod connect;
 mod converse;
 mod error;
 mod health;
+mod how;
 mod http;
 mod learned;
 mod link;
@@ -18,6 +19,7 @@ mod upstreams;
 mod tests;
 
 pub use error::DialError;
+pub use how::{MayNot, may_dial};
 pub use link::Link;
 pub use spares::Spares;
 pub use tunnel::{Other, Told, Wanted};
@@ -27,9 +29,10 @@ use crate::addr::{ClientAddr, Host, OriginalDst, unmapped};
 use crate::netfilter::{Dialled, Loops, OwnAddrs, inner_v4, is_never_dialled_for_a_name};
 use crate::policy::{Decision, Route};
 use crate::resolve::Resolver;
-use crate::settings::DirectTo;
+use crate::settings::{DirectTo, Source};
 use crate::socket::Socket;
 use crate::tls::Trust;
+use how::How;
 use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +58,10 @@ pub struct Dialler {
     pub trust: Option<Trust>,
     /// For direct connections that a host rule lets through.
     pub direct_to: DirectTo,
+    /// Whose address direct connections come from, where what TPROXY brought leaves the choice.
+    pub source: Source,
+    /// The mark of all that is dialled (`SO_MARK`, socket(7)).
+    pub mark: Option<u32>,
     /// What looks after upstreams that are not there runs here.
     pub runtime: Handle,
 }
@@ -82,12 +89,18 @@ pub struct Checked {
 }
 
 impl Dialler {
-    /// Dials the original destination: an address rule or the default let the connection through.
+    /// Dials the original destination: an address rule or the default let the connection through. From the address of
+    /// `source` if that is given.
     ///
     /// # Errors
     /// It could not be reached before the deadline.
-    pub async fn original(&self, dst: OriginalDst, deadline: Instant) -> Result<Far, DialError> {
-        self.far(&[dst.get()], deadline).await
+    pub async fn original(
+        &self,
+        dst: OriginalDst,
+        source: Option<ClientAddr>,
+        deadline: Instant,
+    ) -> Result<Far, DialError> {
+        self.far(&[dst.get()], source, deadline).await
     }
 
     /// Where to go directly when a host rule let the connection through. The client chose both the name and the
@@ -144,12 +157,17 @@ impl Dialler {
         !is_never_dialled_for_a_name(ip) && !is_own(ip) && !inner_v4(ip).is_some_and(|v4| is_own(v4.into()))
     }
 
-    /// Dials what a [check](Self::check_name) has found.
+    /// Dials what a [check](Self::check_name) has found, from the address of `source` if that is given.
     ///
     /// # Errors
     /// None of the addresses could be reached before the deadline.
-    pub async fn checked(&self, checked: &Checked, deadline: Instant) -> Result<Far, DialError> {
-        self.far(&checked.addrs, deadline).await
+    pub async fn checked(
+        &self,
+        checked: &Checked,
+        source: Option<ClientAddr>,
+        deadline: Instant,
+    ) -> Result<Far, DialError> {
+        self.far(&checked.addrs, source, deadline).await
     }
 
     /// Whether a client that is about to be sent through the upstream could be an upstream itself: it has an
@@ -163,16 +181,56 @@ impl Dialler {
     }
 
     /// Directly.
-    async fn far(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Far, DialError> {
-        let Reached { socket, addr, ticket } = self.first_of(addrs, deadline).await?;
+    async fn far(
+        &self,
+        addrs: &[SocketAddr],
+        source: Option<ClientAddr>,
+        deadline: Instant,
+    ) -> Result<Far, DialError> {
+        let Reached { socket, addr, ticket } = match source {
+            None => self.first_of(addrs, deadline).await?,
+            Some(client) => Box::pin(self.first_from(client, addrs, deadline)).await?,
+        };
         Ok(Far { link: socket.into(), addr, early: Vec::new(), ticket })
     }
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Reached, DialError> {
-        let (socket, addr) = connect::first_of(addrs, deadline).await?;
+        let (socket, addr) = connect::first_of(addrs, self.plainly(), deadline).await?;
         let ticket = register(&self.loops, socket.options(), addr)?;
         Ok(Reached { socket, addr, ticket })
+    }
+
+    /// The same from the client's address. It has none of the other family: what only that leads to is not dialled, for
+    /// the server is to see whose connection it is or nothing.
+    async fn first_from(
+        &self,
+        client: ClientAddr,
+        addrs: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<Reached, DialError> {
+        let from = client.get();
+        let of_its_family: Vec<SocketAddr> =
+            addrs.iter().copied().filter(|addr| addr.is_ipv4() == from.is_ipv4()).collect();
+        if let ([], Some(&addr)) = (&of_its_family[..], addrs.first()) {
+            return Err(DialError::OtherFamily { addr, client });
+        }
+        let how = How { client: Some(from), ..self.plainly() };
+        let reached = connect::first_of(&of_its_family, how, deadline).await;
+        let (socket, addr) = reached.map_err(|err| match err.is_silence() {
+            true => DialError::NothingBack(Box::new(err)),
+            false => err,
+        })?;
+        let ticket = match local_addr(socket.options(), addr)?.port() == from.port() {
+            true => None,
+            false => Some(self.loops.from_other_port(from.ip(), addr).ok_or(DialError::Loop { addr })?),
+        };
+        Ok(Reached { socket, addr, ticket })
+    }
+
+    /// From an address of this machine's.
+    const fn plainly(&self) -> How {
+        How { mark: self.mark, client: None }
     }
 }
 
@@ -192,7 +250,13 @@ fn register(loops: &Loops, socket: SockRef<'_>, addr: SocketAddr) -> Result<Opti
     if !loops.armed() {
         return Ok(None);
     }
+    let local = local_addr(socket, addr)?;
+    Ok(Some(loops.dialled((local, unmapped(addr))).ok_or(DialError::Loop { addr })?))
+}
+
+/// Where a connection to `addr` was dialled from.
+fn local_addr(socket: SockRef<'_>, addr: SocketAddr) -> Result<SocketAddr, DialError> {
     let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?.as_socket();
     let local = local.ok_or_else(|| DialError::Connect { addr, err: io::ErrorKind::Unsupported.into() })?;
-    Ok(Some(loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?))
+    Ok(unmapped(local))
 }

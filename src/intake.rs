@@ -85,6 +85,7 @@ pub async fn sniff(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firewall::Capture;
     use std::net::{TcpListener, TcpStream};
 
     /// A client that said this and then did that, and the connection to it.
@@ -96,9 +97,9 @@ mod tests {
         io::Write::write_all(&mut client, says).unwrap();
         if resets {
             socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
-            return (None, Fresh::new(accepted));
+            return (None, Fresh::new(accepted, Capture::Redirect));
         }
-        (Some(client), Fresh::new(accepted))
+        (Some(client), Fresh::new(accepted, Capture::Redirect))
     }
 
     fn soon() -> Instant {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
 use wayleave::cli::{Cli, Command, Flags};
+use wayleave::dial::may_dial;
 use wayleave::log::{self, Log, under_journald};
 use wayleave::secret;
 use wayleave::server::{Limits, Listeners, Server, handed_over};
@@ -127,9 +128,10 @@ async fn serve(
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let workers = settings.workers.map_or(processors, std::num::NonZeroUsize::get);
     let limits = Limits::raise(settings.max_connections, workers, settings.upstreams.all_spares())?;
+    may_dial(settings.mark, settings.source)?;
     let listeners = match handed_over {
         [] => Listeners::bind(&settings.listen, workers)?,
-        sockets => Listeners::share(sockets, workers)?,
+        sockets => Listeners::share(sockets, settings.capture, workers)?,
     };
     announce(&settings, &listeners, !handed_over.is_empty(), limits, workers);
     let drain_timeout = settings.drain_timeout;
@@ -147,8 +149,8 @@ async fn serve(
 
 fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
     tracing::info!("wayleave {}", env!("CARGO_PKG_VERSION"));
-    for addr in &listeners.addrs {
-        tracing::info!("listening on {addr}{}", if handed_over { ", handed over by systemd" } else { "" });
+    for place in &listeners.places {
+        tracing::info!("listening on {place}{}", if handed_over { ", handed over by systemd" } else { "" });
     }
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("{name} is set, and no flag is called so: it does nothing");

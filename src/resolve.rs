@@ -91,10 +91,10 @@ impl fmt::Debug for Shared {
 }
 
 impl Resolver {
-    /// Asks on `runtime`, up to so many questions at once.
+    /// Asks on `runtime`, up to so many questions at once, which bear this mark (`SO_MARK`, socket(7)) if there is one.
     #[must_use]
-    pub fn new(runtime: Handle, questions: usize) -> Self {
-        let files = Arc::new(Files::new(Path::new("/etc/hosts"), Path::new("/etc/resolv.conf")));
+    pub fn new(runtime: Handle, questions: usize, mark: Option<u32>) -> Self {
+        let files = Arc::new(Files::new(Path::new("/etc/hosts"), Path::new("/etc/resolv.conf"), mark));
         let known = Arc::clone(&files);
         let ask = move |host: Host| -> Asked {
             let servers = known.servers();
@@ -112,7 +112,7 @@ impl Resolver {
     /// Every name has these addresses.
     #[cfg(test)]
     pub(crate) fn with_addrs(addrs: Vec<IpAddr>) -> Self {
-        let files = Files::new(Path::new("/nonexistent"), Path::new("/nonexistent"));
+        let files = Files::new(Path::new("/nonexistent"), Path::new("/nonexistent"), None);
         let outcome = Outcome::Found { addrs, ttl: Duration::from_secs(60) };
         let ask = move |_| -> Asked { Box::pin(std::future::ready(outcome.clone())) };
         Self::with(Handle::current(), 1, Arc::new(files), Box::new(ask))

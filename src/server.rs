@@ -6,12 +6,11 @@ mod limits;
 mod listen;
 
 pub use limits::{Limits, LimitsError};
-pub use listen::{ListenError, Listeners, handed_over};
+pub use listen::{ListenError, Listener, Listeners, handed_over};
 
 use crate::session::Context;
 use crate::sys;
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -92,7 +91,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, listeners: Vec<TcpListener>) -> io::Result<()> {
+    async fn run(self, listeners: Vec<Listener>) -> io::Result<()> {
         let accepting = TaskTracker::new();
         for listener in listeners {
             let acceptor = accept::Acceptor::new(

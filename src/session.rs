@@ -14,6 +14,7 @@ pub use recheck::Rechecked;
 use crate::addr::ClientAddr;
 use crate::alarm::Alarm;
 use crate::dial::{Dialler, Far, Link, Upstreams};
+use crate::firewall::Capture;
 use crate::intake::{self, Intake, IntakeError};
 use crate::log::Log;
 use crate::netfilter::{self, Accepted, Dialled, Loops, OwnAddrs, Repeat, inner_v4};
@@ -21,7 +22,7 @@ use crate::policy::{Decision, Policy, Query};
 use crate::record::{Cause, End, Known, Side};
 use crate::relay::{self, Pending, Relay, Sides, Timeouts, Wire};
 use crate::resolve::Resolver;
-use crate::settings::{Ech, HalfClose, Settings, SniffLimits};
+use crate::settings::{Ech, HalfClose, Settings, SniffLimits, Source};
 use crate::sniff::{NoHost, Protocol, Sniffed};
 use crate::socket::{Fresh, Socket};
 use crate::tls::TlsSocket;
@@ -80,12 +81,14 @@ impl Context {
             recheck: settings.recheck,
             audit: settings.audit.then(Audit::default),
             dialler: Arc::new(Dialler {
-                resolver: Resolver::new(runtime.clone(), questions),
+                resolver: Resolver::new(runtime.clone(), questions, settings.mark),
                 own: OwnAddrs::new()?,
                 loops: Loops::default(),
                 upstreams: Upstreams::new(&runtime, settings.upstreams),
                 trust,
                 direct_to: settings.direct_to,
+                source: settings.source,
+                mark: settings.mark,
                 runtime,
             }),
             sniff: settings.sniff,
@@ -247,8 +250,13 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
     let [to_self, from_self] = [dst.get(), peer.get()].map(|addr| own.contains(addr.ip()));
     drop(own);
     if to_self {
-        return Err(End::new(Cause::ToSelf, Side::Wayleave));
+        return Err(match netfilter::is_misdirected(&client, peer.get(), dst) {
+            true => End::because(Cause::ToSelf, Side::Wayleave, netfilter::MISDIRECTED),
+            false => End::new(Cause::ToSelf, Side::Wayleave),
+        });
     }
+    // This machine's own connections have its address in any case.
+    let keeps_source = ctx.dialler.source == Source::Client && client.capture() == Capture::Tproxy && !from_self;
     let is_loop = |why| End::because(Cause::Loop, Side::Wayleave, why);
     let accepted = match from_self {
         true => Some(loops.accepted((peer.get(), dst.get())).ok_or_else(|| is_loop(netfilter::OWN_TRAFFIC))?),
@@ -287,7 +295,7 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
             let why = report.called_off().detail.unwrap_or_default().into();
             return Err(Box::pin(refuse::denied(client, &sniffed, dst, why)).await);
         }
-        dialled = Box::pin(dial::dial(ctx, &query, decision, sniffed.protocol, report)) => dialled,
+        dialled = Box::pin(dial::dial(ctx, &query, decision, keeps_source, sniffed.protocol, report)) => dialled,
         () = client.gone() => return Err(End::new(Cause::ClientGone, Side::Client)),
     };
     let far = match dialled {

@@ -9,6 +9,7 @@
 //! - By the same token a short read after the other side's end of data (`EPOLLRDHUP`) has taken the last of it.
 //! - After an error nothing of this holds: only reading on tells a reset from an end.
 
+use crate::firewall::Capture;
 use crate::scratch;
 use crate::sys;
 use socket2::{SockRef, TcpKeepalive};
@@ -54,6 +55,24 @@ pub fn keep_alive(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
+/// Lets a socket have addresses that are not this machine's (`IP_TRANSPARENT`, ip(7), and its like for IPv6): to listen for
+/// what TPROXY brings, or to dial from a client's address.
+///
+/// # Errors
+/// Those of setsockopt(2): `EPERM` without `CAP_NET_ADMIN`.
+pub fn make_transparent(socket: SockRef<'_>, is_ipv6: bool) -> io::Result<()> {
+    // In the kernel it is one flag for both families of a dual-stack socket.
+    if is_ipv6 { socket.set_ip_transparent_v6(true) } else { socket.set_ip_transparent_v4(true) }
+}
+
+/// Whether it is [transparent](make_transparent).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn is_transparent(socket: SockRef<'_>, is_ipv6: bool) -> io::Result<bool> {
+    if is_ipv6 { socket.ip_transparent_v6() } else { socket.ip_transparent_v4() }
+}
+
 /// Whether the system has run out of something that comes back: descriptors, of ours or of all, or memory (accept(2),
 /// socket(2)).
 #[must_use]
@@ -73,13 +92,22 @@ pub struct Got {
 /// A connection that was just accepted. The runtime knows nothing of it yet: to be told by it that there is something to
 /// read costs a turn, and most clients have spoken by then. Dropped, it is reset.
 #[derive(Debug)]
-pub struct Fresh(Option<TcpStream>);
+pub struct Fresh {
+    stream: Option<TcpStream>,
+    capture: Capture,
+}
 
 impl Fresh {
-    /// Guards a connection, which must be non-blocking.
+    /// Guards a connection, which must be non-blocking, and came in this way.
     #[must_use]
-    pub const fn new(stream: TcpStream) -> Self {
-        Self(Some(stream))
+    pub const fn new(stream: TcpStream, capture: Capture) -> Self {
+        Self { stream: Some(stream), capture }
+    }
+
+    /// How it came here.
+    #[must_use]
+    pub const fn capture(&self) -> Capture {
+        self.capture
     }
 
     /// For options.
@@ -87,7 +115,7 @@ impl Fresh {
     /// # Errors
     /// Never, as long as it is there.
     pub fn options(&self) -> io::Result<SockRef<'_>> {
-        self.0.as_ref().map(SockRef::from).ok_or_else(|| ErrorKind::NotConnected.into())
+        self.stream.as_ref().map(SockRef::from).ok_or_else(|| ErrorKind::NotConnected.into())
     }
 
     /// Reads at most so much of what is there already behind what there is; tells how much.
@@ -95,7 +123,7 @@ impl Fresh {
     /// # Errors
     /// Those of recv(2); `WouldBlock` if there is nothing yet.
     pub fn read_onto(&mut self, all: &mut Vec<u8>, at_most: usize) -> io::Result<usize> {
-        let stream = self.0.as_mut().ok_or(ErrorKind::NotConnected)?;
+        let stream = self.stream.as_mut().ok_or(ErrorKind::NotConnected)?;
         scratch::with(at_most, |buffer| {
             let octets = stream.read(buffer)?;
             all.extend_from_slice(buffer.get(..octets).unwrap_or_default());
@@ -108,13 +136,13 @@ impl Fresh {
     /// # Errors
     /// Those of epoll_ctl(2): no memory, or no more watches.
     pub fn watch(mut self) -> io::Result<Socket> {
-        Socket::new(self.0.take().ok_or(ErrorKind::NotConnected)?)
+        Socket::new(self.stream.take().ok_or(ErrorKind::NotConnected)?)
     }
 }
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        if let Some(stream) = &self.0 {
+        if let Some(stream) = &self.stream {
             reset_on_close(SockRef::from(stream));
         }
     }

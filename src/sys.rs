@@ -78,6 +78,26 @@ fn socket_addr(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
     }
 }
 
+/// Has bind(2) leave the port to connect(2), which knows the destination too, so that one port serves many destinations
+/// (`IP_BIND_ADDRESS_NO_PORT`, ip(7); for IPv6 too).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(crate) fn leave_port_to_connect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, as it is borrowed; the kernel reads one int through the pointer, which is one.
+    let ret = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Octets written to a TCP socket that the peer has not acknowledged yet (`SIOCOUTQ`, tcp(7)).
 ///
 /// # Errors

@@ -157,7 +157,7 @@ fn addresses(host: &Host) -> Result<Vec<IpAddr>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|err| err.to_string())?;
     let found = runtime.block_on(async {
-        let resolver = Resolver::new(tokio::runtime::Handle::current(), 1);
+        let resolver = Resolver::new(tokio::runtime::Handle::current(), 1, None);
         tokio::time::timeout(PATIENCE, resolver.lookup(host)).await
     });
     match found {

@@ -2,11 +2,13 @@
 
 mod failures;
 mod race;
+mod source;
 
 #[cfg(test)]
 mod tests;
 
 use super::DialError;
+use super::how::How;
 use crate::socket::{Socket as Watched, in_line, is_shortage};
 use race::{Attempt, race};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -28,6 +30,7 @@ static BESIDE: Semaphore = Semaphore::const_new(MOST_BESIDE);
 /// None could be connected to before the deadline; or there was none.
 pub(super) async fn first_of(
     addrs: &[SocketAddr],
+    how: How,
     deadline: Instant,
 ) -> Result<(Watched, SocketAddr), DialError> {
     match addrs {
@@ -35,7 +38,7 @@ pub(super) async fn first_of(
         // By far the most common, so that it has nothing of the race.
         &[addr] => {
             let mut lacking = None;
-            let err = match timeout_at(deadline, connect(addr, &mut lacking)).await {
+            let err = match timeout_at(deadline, connect(addr, how, &mut lacking)).await {
                 Ok(Ok(stream)) => return Ok((stream, addr)),
                 Ok(Err(err)) => DialError::Connect { addr, err },
                 Err(_) => match lacking {
@@ -46,7 +49,10 @@ pub(super) async fn first_of(
             tracing::debug!("dialling: {err}");
             Err(err)
         }
-        several => Box::pin(race(&in_turn(several), deadline, &BESIDE, attempt)).await,
+        several => {
+            let begin = |addr| attempt(addr, how);
+            Box::pin(race(&in_turn(several), deadline, &BESIDE, begin)).await
+        }
     }
 }
 
@@ -65,8 +71,8 @@ fn in_turn(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
     all
 }
 
-async fn connect(addr: SocketAddr, lacking: &mut Option<io::Error>) -> io::Result<Watched> {
-    let watched = Watched::new(begin_when_possible(addr, lacking).await?.into())?;
+async fn connect(addr: SocketAddr, how: How, lacking: &mut Option<io::Error>) -> io::Result<Watched> {
+    let watched = Watched::new(begin_when_possible(addr, how, lacking).await?.into())?;
     watched.connected().await?;
     Ok(watched)
 }
@@ -74,8 +80,8 @@ async fn connect(addr: SocketAddr, lacking: &mut Option<io::Error>) -> io::Resul
 /// The same in two parts. Whoever drops the second one has closed the connection, or taken back the SYN. One that was
 /// there already is reset, which leaves nothing behind on either side; should it have been redirected to ourselves, it is
 /// a client that is gone, where an orderly end would be carried on.
-fn attempt(addr: SocketAddr) -> io::Result<Attempt<Watched>> {
-    let watched = Watched::new(begin(addr)?.into())?;
+fn attempt(addr: SocketAddr, how: How) -> io::Result<Attempt<Watched>> {
+    let watched = Watched::new(begin(addr, how)?.into())?;
     Ok(Box::pin(async move {
         watched.connected().await?;
         Ok(watched)
@@ -85,26 +91,46 @@ fn attempt(addr: SocketAddr) -> io::Result<Attempt<Watched>> {
 /// Begins to connect, and does not wait for anything.
 ///
 /// # Errors
-/// Those of socket(2) and connect(2).
-pub(super) fn begin(addr: SocketAddr) -> io::Result<Socket> {
+/// Those of socket(2), setsockopt(2), bind(2) and connect(2).
+pub(super) fn begin(addr: SocketAddr, how: How) -> io::Result<Socket> {
+    if let Some(client) = how.client {
+        return source::begin(addr, client, how.mark);
+    }
+    let socket = socket_to(addr, how.mark)?;
+    start(&socket, addr)?;
+    Ok(socket)
+}
+
+fn socket_to(addr: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
     let socket = Socket::new_raw(
         Domain::for_address(addr),
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )?;
     in_line(SockRef::from(&socket))?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    Ok(socket)
+}
+
+fn start(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
     match socket.connect(&addr.into()) {
         Err(err) if err.raw_os_error() != Some(libc::EINPROGRESS) => Err(err),
-        _ => Ok(socket),
+        _ => Ok(()),
     }
 }
 
 /// Descriptors and memory that are used up come back when another connection ends. The caller's deadline bounds the
 /// wait; `lacking` is what it was waited for.
-async fn begin_when_possible(addr: SocketAddr, lacking: &mut Option<io::Error>) -> io::Result<Socket> {
+async fn begin_when_possible(
+    addr: SocketAddr,
+    how: How,
+    lacking: &mut Option<io::Error>,
+) -> io::Result<Socket> {
     let mut pauses = Pauses::default();
     loop {
-        match begin(addr) {
+        match begin(addr, how) {
             Err(err) if is_shortage(&err) => {
                 *lacking = Some(err);
                 tokio::time::sleep(pauses.next()).await;

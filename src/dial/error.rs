@@ -1,7 +1,7 @@
 //! Why the far side could not be reached, in words for the record and for the client.
 
 use super::learned::Form;
-use crate::addr::{Host, OriginalDst};
+use crate::addr::{ClientAddr, Host, OriginalDst};
 use crate::answer::ProxyError;
 use crate::connect::{BrokenReply, PageReader};
 use crate::record::{Cause, End, Side};
@@ -60,6 +60,15 @@ pub enum DialError {
         /// Where to.
         addr: SocketAddr,
     },
+    /// It would be dialled from the client's address, which is of the other family.
+    OtherFamily {
+        /// Where to.
+        addr: SocketAddr,
+        /// Where from.
+        client: ClientAddr,
+    },
+    /// It was dialled from the client's address, and nothing came back.
+    NothingBack(Box<DialError>),
     /// None of several addresses could be connected to.
     NoneOf {
         /// What came of each that was tried, the most telling first.
@@ -149,6 +158,15 @@ impl fmt::Display for DialError {
             Self::NoAddress => f.write_str("there is no address to connect to"),
             Self::Connect { addr, err } => write!(f, "{addr}: {}", Plain(err)),
             Self::ConnectTimeout { addr } => write!(f, "{addr} did not accept the connection in time"),
+            Self::OtherFamily { addr, client } => {
+                let (ip, client) = (addr.ip(), client.get().ip());
+                write!(f, "{ip} cannot be dialled from the client's address {client} (--source client)")
+            }
+            Self::NothingBack(err) => write!(
+                f,
+                "{err}; it was dialled from the client's address (--source client): do the rules bring what is sent there \
+                 back here?"
+            ),
             Self::NoneOf { tried, untried } => {
                 for (number, err) in tried.iter().enumerate() {
                     write!(f, "{}{err}", if number == 0 { "" } else { "; " })?;
@@ -220,7 +238,8 @@ impl DialError {
             Self::ResolveTimeout { .. } => (Cause::ResolveTimeout, Side::Wayleave),
             Self::Prohibited { .. } => (Cause::ProhibitedAddress, Side::Wayleave),
             Self::Forged { .. } => (Cause::Forged, Side::Wayleave),
-            Self::NoAddress | Self::Several { .. } => (Cause::Error, Side::Wayleave),
+            Self::NoAddress | Self::Several { .. } | Self::NothingBack(_) => (Cause::Error, Side::Wayleave),
+            Self::OtherFamily { .. } => (Cause::DialFailed, Side::Wayleave),
             Self::AllDown { .. } => (Cause::DialFailed, Side::Upstream),
             Self::Connect { .. } => (Cause::DialFailed, Side::Upstream),
             Self::ConnectTimeout { .. }
@@ -248,7 +267,8 @@ impl DialError {
             Self::ResolveTimeout { .. } => ProxyError::DnsTimeout,
             Self::Prohibited { .. } => ProxyError::DestinationIpProhibited,
             Self::Forged { .. } => ProxyError::HttpRequestDenied,
-            Self::NoAddress | Self::Several { .. } => ProxyError::ProxyInternalError,
+            Self::NoAddress | Self::Several { .. } | Self::NothingBack(_) => ProxyError::ProxyInternalError,
+            Self::OtherFamily { .. } => ProxyError::DestinationIpUnroutable,
             Self::Connect { err, .. } => match err.kind() {
                 io::ErrorKind::ConnectionRefused => ProxyError::ConnectionRefused,
                 io::ErrorKind::TimedOut => ProxyError::ConnectionTimeout,
@@ -282,10 +302,10 @@ impl DialError {
         }
     }
 
-    /// Of several upstreams' failures the last, which decides what the client is told.
+    /// Of several upstreams' failures the last, which decides what the client is told; of others what it was.
     fn last(&self) -> &Self {
         match self {
-            Self::Several { last, .. } => last.last(),
+            Self::Several { last, .. } | Self::NothingBack(last) => last.last(),
             one => one,
         }
     }
@@ -309,6 +329,8 @@ impl DialError {
             | Self::SocksBroken(_) => true,
             Self::Prohibited { .. }
             | Self::Forged { .. }
+            | Self::OtherFamily { .. }
+            | Self::NothingBack(_)
             | Self::Loop { .. }
             | Self::ReplyTimeout
             | Self::HandshakeTimeout
@@ -327,6 +349,16 @@ impl DialError {
         match self {
             Self::Connect { err, .. } => is_shortage(err) || err.kind() == io::ErrorKind::AddrNotAvailable,
             Self::NoneOf { tried, .. } => tried.iter().all(Self::is_our_shortage),
+            _ => false,
+        }
+    }
+
+    /// Nobody has answered, neither yes nor no.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::ConnectTimeout { .. } => true,
+            Self::Connect { err, .. } => err.kind() == io::ErrorKind::TimedOut,
+            Self::NoneOf { tried, .. } => tried.iter().any(Self::is_silence),
             _ => false,
         }
     }

@@ -6,6 +6,7 @@
 mod pool;
 
 use super::ask::Asked;
+use super::how::How;
 use super::{DialError, Reached, connect, register};
 use crate::netfilter::{Dialled, Loops};
 use crate::socket::Socket as Watched;
@@ -139,7 +140,7 @@ impl Spares {
 
     /// Begins as many as are wanted now, towards the address that `to` gives. None where the system has no more to give:
     /// whoever needs that connection will say so.
-    pub(super) fn refill(&self, loops: &Loops, to: impl Fn() -> Option<SocketAddr>) {
+    pub(super) fn refill(&self, loops: &Loops, how: How, to: impl Fn() -> Option<SocketAddr>) {
         if self.shared.most == 0 {
             return;
         }
@@ -147,7 +148,7 @@ impl Spares {
             if !self.shared.lock().claim() {
                 break;
             }
-            let spare = to().and_then(|addr| Spare::begin(loops, addr));
+            let spare = to().and_then(|addr| Spare::begin(loops, how, addr));
             let none = spare.is_none();
             let unwanted = self.shared.lock().put(spare.map(|spare| (Instant::now(), spare)));
             drop(unwanted);
@@ -162,8 +163,8 @@ impl Spares {
 }
 
 impl Spare {
-    fn begin(loops: &Loops, addr: SocketAddr) -> Option<Self> {
-        let begun = connect::begin(addr).map_err(|err| DialError::Connect { addr, err });
+    fn begin(loops: &Loops, how: How, addr: SocketAddr) -> Option<Self> {
+        let begun = connect::begin(addr, how).map_err(|err| DialError::Connect { addr, err });
         let spare = begun.and_then(|socket| {
             // It has its own address by now: connect(2) gave it one.
             let ticket = register(loops, SockRef::from(&socket), addr)?;

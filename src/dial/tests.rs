@@ -17,6 +17,8 @@ fn dialler(direct_to: DirectTo, addrs: &str) -> Dialler {
         upstreams: Upstreams::new(&Handle::current(), settings::Upstreams::none()),
         trust: None,
         direct_to,
+        source: Source::Own,
+        mark: None,
         runtime: Handle::current(),
     }
 }

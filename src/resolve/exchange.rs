@@ -3,12 +3,13 @@
 use super::ResolveError;
 use super::files::Servers;
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
+use socket2::SockRef;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 use tokio::time::timeout;
 
 /// What fits through any path without fragments, and so is asked for where EDNS is used (RFC 9715).
@@ -115,14 +116,14 @@ async fn exchange(
     }
     let octets = request.to_vec().map_err(|_| Trouble::Nonsense)?;
     let in_time = |done: Result<Result<Message, Trouble>, _>| done.unwrap_or(Err(Trouble::Silent));
-    let answer = in_time(timeout(servers.timeout, over_udp(server, &request, &octets)).await)?;
+    let answer = in_time(timeout(servers.timeout, over_udp(server, servers.mark, &request, &octets)).await)?;
     if !answer.metadata.truncation {
         return Ok(answer);
     }
     let over_tcp = async {
         // The semaphore is never closed.
         let _place = servers.tcp.acquire().await;
-        over_tcp(server, &request, &octets).await
+        over_tcp(server, servers.mark, &request, &octets).await
     };
     in_time(timeout(servers.timeout, over_tcp).await)
 }
@@ -130,10 +131,16 @@ async fn exchange(
 /// Each question has a socket of its own, with a port that the kernel chose at random: together with the random id that
 /// is what somebody else would have to guess (RFC 5452). It is connected, so that others are not heard, and a server that
 /// is not there is known at once.
-async fn over_udp(server: SocketAddr, request: &Message, octets: &[u8]) -> Result<Message, Trouble> {
+async fn over_udp(
+    server: SocketAddr,
+    mark: Option<u32>,
+    request: &Message,
+    octets: &[u8],
+) -> Result<Message, Trouble> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await.map_err(Trouble::Failed)?;
+    set_mark(SockRef::from(&socket), mark)?;
     socket.connect(server).await.map_err(Trouble::Failed)?;
     socket.send(octets).await.map_err(Trouble::Failed)?;
     let mut buffer = vec![0; BUFFER];
@@ -151,8 +158,21 @@ async fn over_udp(server: SocketAddr, request: &Message, octets: &[u8]) -> Resul
     }
 }
 
-async fn over_tcp(server: SocketAddr, request: &Message, octets: &[u8]) -> Result<Message, Trouble> {
-    let mut stream = TcpStream::connect(server).await.map_err(Trouble::Failed)?;
+/// Before it is connected: a route may depend on it.
+fn set_mark(socket: SockRef<'_>, mark: Option<u32>) -> Result<(), Trouble> {
+    mark.map_or(Ok(()), |mark| socket.set_mark(mark)).map_err(Trouble::Failed)
+}
+
+async fn over_tcp(
+    server: SocketAddr,
+    mark: Option<u32>,
+    request: &Message,
+    octets: &[u8],
+) -> Result<Message, Trouble> {
+    let socket = if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(Trouble::Failed)?;
+    set_mark(SockRef::from(&socket), mark)?;
+    let mut stream = socket.connect(server).await.map_err(Trouble::Failed)?;
     let length = u16::try_from(octets.len()).map_err(|_| Trouble::Nonsense)?;
     let framed = [&length.to_be_bytes()[..], octets].concat();
     stream.write_all(&framed).await.map_err(Trouble::Failed)?;

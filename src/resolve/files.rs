@@ -50,6 +50,8 @@ pub(super) struct Servers {
     pub(super) tcp: Semaphore,
     /// They are told that longer answers than 512 bytes may come (RFC 6891).
     pub(super) edns: bool,
+    /// The mark of all that is sent to them (`SO_MARK`, socket(7)).
+    pub(super) mark: Option<u32>,
 }
 
 /// The two files, read again when they have changed.
@@ -60,6 +62,8 @@ pub(super) struct Files {
     started: Instant,
     /// Milliseconds after `started` at which they were looked at.
     looked_at: AtomicU64,
+    /// The mark of all that is sent to name servers.
+    mark: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -74,13 +78,15 @@ struct File<T> {
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
 impl Files {
-    /// Reads both for the first time. One that cannot be read is as good as an empty one.
-    pub(super) fn new(hosts: &Path, resolv_conf: &Path) -> Self {
+    /// Reads both for the first time. One that cannot be read is as good as an empty one. What is sent to the name servers
+    /// is given this mark.
+    pub(super) fn new(hosts: &Path, resolv_conf: &Path, mark: Option<u32>) -> Self {
         let files = Self {
             hosts: File::new(hosts, parse_hosts(b"")),
             servers: File::new(resolv_conf, parse_resolv_conf(b"")),
             started: Instant::now(),
             looked_at: AtomicU64::new(0),
+            mark,
         };
         files.look();
         files
@@ -109,7 +115,7 @@ impl Files {
     pub(super) fn look(&self) {
         self.looked_at.store(self.now(), Ordering::Relaxed);
         self.hosts.look(parse_hosts);
-        self.servers.look(parse_resolv_conf);
+        self.servers.look(|text| Servers { mark: self.mark, ..parse_resolv_conf(text) });
     }
 
     fn now(&self) -> u64 {
@@ -200,6 +206,7 @@ fn parse_resolv_conf(text: &[u8]) -> Servers {
         attempts: config.attempts.clamp(1, MAX_ATTEMPTS),
         tcp: Semaphore::new(MAX_TCP),
         edns: config.edns0,
+        mark: None,
     }
 }
 

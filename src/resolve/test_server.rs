@@ -126,6 +126,7 @@ pub(super) fn servers(servers: &[&NameServer]) -> Servers {
         attempts: 2,
         tcp: Semaphore::new(1),
         edns: false,
+        mark: None,
     }
 }
 

@@ -28,7 +28,7 @@ impl Drop for CountsDrops {
 
 impl Server {
     fn resolver(&self, questions: usize) -> Resolver {
-        self.resolver_with(questions, Files::new(Path::new("/nonexistent"), Path::new("/nonexistent")))
+        self.resolver_with(questions, Files::new(Path::new("/nonexistent"), Path::new("/nonexistent"), None))
     }
 
     fn resolver_with(&self, questions: usize, files: Files) -> Resolver {
@@ -344,7 +344,7 @@ async fn the_hosts_file_comes_first() {
     let path = std::env::temp_dir().join(format!("wayleave-hosts-first-{}", std::process::id()));
     std::fs::write(&path, "192.0.2.7 www.example\n").unwrap();
     let server = Server::default();
-    let resolver = server.resolver_with(8, Files::new(&path, Path::new("/nonexistent")));
+    let resolver = server.resolver_with(8, Files::new(&path, Path::new("/nonexistent"), None));
     let name = host("www.example");
     for _ in 0..2 {
         assert_eq!(resolver.lookup(&name).await.unwrap().addrs.to_vec(), [ip(7)]);
@@ -398,7 +398,7 @@ async fn a_hosts_file_that_hangs_holds_up_nobody_for_long() {
     let path = std::env::temp_dir().join(format!("wayleave-hosts-hang-{}", std::process::id()));
     std::fs::write(&path, "192.0.2.7 www.example\n").unwrap();
     let server = Server::default();
-    let resolver = server.resolver_with(8, Files::new(&path, Path::new("/nonexistent")));
+    let resolver = server.resolver_with(8, Files::new(&path, Path::new("/nonexistent"), None));
     let (name, other) = (host("www.example"), host("other.example"));
     let hanging = Hanging::put(&path, "192.0.2.8 www.example\n");
     tokio::time::advance(Duration::from_secs(1)).await;

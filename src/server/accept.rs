@@ -1,6 +1,8 @@
 //! The accept loop: a permit before each accept, back-off when the system has no more to give, and never an end of its
 //! own.
 
+use super::listen::Listener;
+use crate::firewall::Capture;
 use crate::session::{self, Context};
 use crate::socket::{Fresh, is_shortage};
 use crate::sys;
@@ -28,6 +30,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Acceptor {
     listener: AsyncFd<TcpListener>,
+    capture: Capture,
     ctx: Arc<Context>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -71,13 +74,13 @@ fn classify(err: &io::Error) -> Failure {
 impl Acceptor {
     /// To be called within the worker's runtime.
     pub(super) fn new(
-        listener: TcpListener,
+        Listener { socket, capture }: Listener,
         ctx: Arc<Context>,
         permits: Arc<Semaphore>,
         tasks: TaskTracker,
     ) -> io::Result<Self> {
-        let listener = sys::watched(listener, Interest::READABLE)?;
-        Ok(Self { listener, ctx, permits, tasks, pause: FIRST_PAUSE, failed_in_a_row: 0, complained: None })
+        let listener = sys::watched(socket, Interest::READABLE)?;
+        Ok(Self { listener, capture, ctx, permits, tasks, pause: FIRST_PAUSE, failed_in_a_row: 0, complained: None })
     }
 
     /// Accepts until `stop`, then what is queued already, and closes the listener.
@@ -155,7 +158,7 @@ impl Acceptor {
     }
 
     fn spawn(&self, socket: OwnedFd, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        let client = Fresh::new(TcpStream::from(socket));
+        let client = Fresh::new(TcpStream::from(socket), self.capture);
         self.tasks.spawn(session::run(Arc::clone(&self.ctx), client, peer, permit));
     }
 

@@ -2,13 +2,14 @@
 
 use super::report::Report;
 use super::{Context, audit};
-use crate::addr::{Host, Target};
+use crate::addr::{ClientAddr, Host, Target};
 use crate::dial::{Checked, DialError, Far, Other, Wanted};
 use crate::policy::{Action, By, Decision, Query};
 use crate::sniff::Protocol;
 use tokio::time::Instant;
 
-/// Reaches the far side, and tells the report what happens on the way.
+/// Reaches the far side, and tells the report what happens on the way. What goes directly is dialled from the client's
+/// address if its connection `keeps_source`.
 ///
 /// # Errors
 /// It could not be reached within the dial timeout, or will not.
@@ -16,23 +17,25 @@ pub(super) async fn dial(
     ctx: &Context,
     query: &Query<'_>,
     decision: Decision,
+    keeps_source: bool,
     protocol: Protocol,
     report: &Report,
 ) -> Result<Far, DialError> {
     let now = Instant::now();
     let deadline = now.checked_add(ctx.dial_timeout).unwrap_or(now);
+    let source = keeps_source.then_some(query.client);
     match (decision.action, decision.tunnel_target(query)) {
         (Action::Forward { by, .. }, Some(target)) => {
             let want_page = protocol == Protocol::Http;
             match tunnel(ctx, query, decision, target, want_page, deadline, report).await {
                 Err(DialError::AllDown { why }) => {
                     report.goes_direct_instead(&why);
-                    direct(ctx, query, by, deadline, report).await
+                    direct(ctx, query, by, source, deadline, report).await
                 }
                 done => done,
             }
         }
-        (Action::Forward { by, .. }, None) => direct(ctx, query, by, deadline, report).await,
+        (Action::Forward { by, .. }, None) => direct(ctx, query, by, source, deadline, report).await,
         // Those do not come here.
         (Action::Deny, _) => Err(DialError::NoAddress),
     }
@@ -71,12 +74,13 @@ async fn direct(
     ctx: &Context,
     query: &Query<'_>,
     by: By,
+    source: Option<ClientAddr>,
     deadline: Instant,
     report: &Report,
 ) -> Result<Far, DialError> {
     match (by, query.host) {
-        (By::Host, Some(host)) => Box::pin(dial_by_name(ctx, query, host, deadline, report)).await,
-        _ => ctx.dialler.original(query.dst, deadline).await,
+        (By::Host, Some(host)) => Box::pin(dial_by_name(ctx, query, host, source, deadline, report)).await,
+        _ => ctx.dialler.original(query.dst, source, deadline).await,
     }
 }
 
@@ -86,17 +90,18 @@ async fn dial_by_name(
     ctx: &Context,
     query: &Query<'_>,
     host: &Host,
+    source: Option<ClientAddr>,
     deadline: Instant,
     report: &Report,
 ) -> Result<Far, DialError> {
     if ctx.audit.is_some() {
         audit::check_name(report, host, query, deadline);
-        return ctx.dialler.original(query.dst, deadline).await;
+        return ctx.dialler.original(query.dst, source, deadline).await;
     }
     let may_go_to = |ip| ctx.may_go_to(&report.open, ip);
     let checked = ctx.dialler.check_name(host, query.dst, may_go_to, deadline).await;
     if matches!(checked, Ok(Checked { is_forged: true, .. }) | Err(DialError::Forged { .. })) {
         report.forged();
     }
-    ctx.dialler.checked(&checked?, deadline).await
+    ctx.dialler.checked(&checked?, source, deadline).await
 }

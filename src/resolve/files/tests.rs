@@ -21,7 +21,7 @@ impl Etc {
     }
 
     fn files(&self) -> Files {
-        Files::new(&self.hosts(), &self.resolv_conf())
+        Files::new(&self.hosts(), &self.resolv_conf(), None)
     }
 }
 
@@ -184,7 +184,7 @@ fn what_may_change_within_a_step_of_the_clock_is_read_again() {
 fn what_has_not_changed_is_not_read_again() {
     // Files that are older than this test.
     let old = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files = Files::new(&old.join("Cargo.toml"), &old.join("Cargo.lock"));
+    let files = Files::new(&old.join("Cargo.toml"), &old.join("Cargo.lock"), None);
     let read = |files: &Files| (Arc::as_ptr(&files.hosts.read.load_full()), Arc::as_ptr(&files.servers()));
     let before = read(&files);
     files.look();
@@ -193,7 +193,7 @@ fn what_has_not_changed_is_not_read_again() {
 
 #[test]
 fn without_the_files_there_are_no_names_and_the_local_server() {
-    let files = Files::new(Path::new("/nonexistent/hosts"), Path::new("/nonexistent/resolv.conf"));
+    let files = Files::new(Path::new("/nonexistent/hosts"), Path::new("/nonexistent/resolv.conf"), None);
     assert_eq!(files.addrs(&host("localhost")), None);
     assert_eq!(files.servers().addrs, ["127.0.0.1:53".parse().unwrap()]);
 }
