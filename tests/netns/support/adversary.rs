@@ -71,7 +71,8 @@ pub fn mark(name: &str) -> String {
 }
 
 impl Lab {
-    /// The router as he would like it: it believes sources, and lets packets say which way they go.
+    /// The router as he would like it: it believes sources, lets packets say which way they go, and never tires of
+    /// answering.
     pub fn careless_router(&self) {
         self.router_side().enter(|| {
             for interface in ["all", "lan0"] {
@@ -79,6 +80,9 @@ impl Lab {
                 sysctl(&format!("net/ipv4/conf/{interface}/accept_source_route"), "1");
                 sysctl(&format!("net/ipv4/conf/{interface}/bc_forwarding"), "1");
                 sysctl(&format!("net/ipv6/conf/{interface}/seg6_enabled"), "1");
+            }
+            for family in ["ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"] {
+                sysctl(&format!("net/{family}"), "0");
             }
         });
     }
@@ -104,6 +108,7 @@ pub fn ways() -> Vec<Way> {
     ways.extend(by_header());
     ways.extend(by_fragments());
     ways.extend(by_tunnel());
+    ways.extend(by_answers());
     ways
 }
 
@@ -170,7 +175,18 @@ fn by_protocol(src: IpAddr, dst: IpAddr) -> Vec<Way> {
 
 fn by_false_source() -> Vec<Way> {
     // A neighbour's, a stranger's, one of this very network's server side, a private one that is nobody's.
-    let sources = ["10.1.0.77", "203.0.113.9", "192.0.2.10", "172.31.7.7", "fd00:1::77", "2001:db8:cc::9"];
+    // And the router's own, where the kernel does not mind (IPv6).
+    let sources = [
+        "10.1.0.77",
+        "203.0.113.9",
+        "192.0.2.10",
+        "172.31.7.7",
+        "10.2.0.2",
+        "fd00:1::77",
+        "2001:db8:cc::9",
+        "fd00:2::2",
+        "fd00:2::1",
+    ];
     let ways = sources.map(|source| {
         let src: IpAddr = source.parse().unwrap();
         let dst = if src.is_ipv4() { IpAddr::from(HIS_V4) } else { HIS_V6.into() };
@@ -287,6 +303,67 @@ fn by_tunnel() -> Vec<Way> {
         let data = inner(name, v4.0, v4.1);
         let message = packets::icmp(v4.0, v4.1, kind, 0, [0x57, 0x4c, 0, 2], &data);
         ways.push(Way::new(name, vec![packets::ip(v4.0, v4.1, ICMP, &message)]));
+    }
+    ways
+}
+
+/// What an error message says it is about: the answer that came from there, as far as ICMP quotes it.
+fn quoted(from: SocketAddr, to: SocketAddr, protocol: u8) -> Vec<u8> {
+    let inner = if protocol == UDP { packets::udp(from, to, b"") } else { packets::tcp(from, to, ACK, b"") };
+    packets::ip(from.ip(), to.ip(), protocol, &inner)
+}
+
+/// Error messages about an answer that he got from `peer`, to it and to himself outside, with data behind the quotation.
+/// For conntrack they belong to the connection that the answer is of.
+pub fn errors_about(name: &str, own: SocketAddr, peer: SocketAddr, protocol: u8) -> Vec<Way> {
+    let his = if own.is_ipv4() { IpAddr::from(HIS_V4) } else { HIS_V6.into() };
+    // Unreachable, and time exceeded.
+    let kinds = if own.is_ipv4() { [3, 11] } else { [1, 3] };
+    let (icmp, family) = (if own.is_ipv4() { ICMP } else { ICMP6 }, family(own.ip()));
+    let ways = [(peer.ip(), "its peer"), (his, "himself")].into_iter().flat_map(|(dst, whom)| {
+        kinds.map(|kind| {
+            let name = format!("{name}: {family} error {kind} to {whom}");
+            let mut data = quoted(peer, own, protocol);
+            data.extend(mark(&name).as_bytes());
+            let message = packets::icmp(own.ip(), dst, kind, 0, [0; 4], &data);
+            Way::new(name, vec![packets::ip(own.ip(), dst, icmp, &message)])
+        })
+    });
+    ways.collect()
+}
+
+/// By what a router answers: with the address of his own machine as the source the answer goes there, and errors quote
+/// what they are about.
+fn by_answers() -> Vec<Way> {
+    let mut ways = Vec::new();
+    let routers = [("10.1.0.1", "10.2.0.1", "192.0.2.10"), ("fd00:1::1", "fd00:2::1", "2001:db8:bb::10")];
+    for (his, (lan, wan, web)) in [IpAddr::from(HIS_V4), HIS_V6.into()].into_iter().zip(routers) {
+        let [lan, wan, web]: [IpAddr; 3] = [lan, wan, web].map(|ip| ip.parse().unwrap());
+        for router in [lan, wan] {
+            let name = format!("answer to a ping of {router}");
+            ways.push(Way::of_icmp(name, his, router, if his.is_ipv4() { 8 } else { 128 }));
+            let name = format!("answer to udp at {router}");
+            ways.push(Way::of_udp(name, (his, 48_000).into(), (router, 7).into()));
+        }
+        // The last hop is the router's.
+        let mut way =
+            Way::of_udp(format!("{} time exceeded", family(his)), (his, 48_001).into(), (web, 53).into());
+        way.packets[0][if his.is_ipv4() { 8 } else { 7 }] = 1;
+        ways.push(way);
+        // What is refused, and what is captured.
+        let name = |what: &str| format!("{} answer to {what}", family(his));
+        ways.push(Way::of_udp(name("udp/443"), (his, 48_002).into(), (web, 443).into()));
+        ways.push(Way::of_udp(name("udp/123"), (his, 48_003).into(), (web, 123).into()));
+        for port in [22, 80, 443] {
+            ways.push(Way::of_tcp(
+                name(&format!("tcp/{port}")),
+                (his, 48_004).into(),
+                (web, port).into(),
+                SYN,
+            ));
+        }
+        // Reassembled by the router, or not.
+        ways.push(Way::of_icmp(name("ping"), his, web, if his.is_ipv4() { 8 } else { 128 }));
     }
     ways
 }

@@ -57,8 +57,8 @@ impl Lab {
         assert!(said.ok(), "firewall remove: {said:?}");
     }
 
-    /// Loads what is printed, as its own comments say, does this with it, takes it out again, and compares the ruleset
-    /// with what it was. Loaded twice it is the same as once, for nft.
+    /// Loads what is printed, does this with it, takes it out again, and compares everything with what it was. Loaded
+    /// twice it is the same as once, for nft.
     #[track_caller]
     pub fn with_printed<T>(&self, tool: Tool, args: &[&str], action: impl FnOnce() -> T) -> T {
         if tool == Tool::Iptables {
@@ -68,24 +68,38 @@ impl Lab {
             }
         }
         let before = snapshot(self.router_side());
+        let rules = self.load_printed(tool, args);
+        let loaded = snapshot(self.router_side());
+        assert_ne!(before, loaded, "nothing was loaded");
+        if tool == Tool::Nft {
+            super::rules::nft(self.router_side(), &rules);
+            assert_eq!(loaded, snapshot(self.router_side()), "loaded twice");
+        }
+        let outcome = action();
+        self.unload(tool, &rules);
+        assert_eq!(before, snapshot(self.router_side()), "after it was taken out");
+        outcome
+    }
+
+    /// Loads what is printed, and does what else its comments ask for.
+    #[track_caller]
+    pub fn load_printed(&self, tool: Tool, args: &[&str]) -> String {
         let rules = self.printed(tool, args);
         match tool {
-            Tool::Nft => {
-                super::rules::nft(self.router_side(), &rules);
-                let once = snapshot(self.router_side());
-                super::rules::nft(self.router_side(), &rules);
-                assert_eq!(once, snapshot(self.router_side()), "loaded twice");
-            }
+            Tool::Nft => super::rules::nft(self.router_side(), &rules),
             Tool::Iptables => {
                 for program in ["iptables-restore", "ip6tables-restore"] {
                     restore(self.router_side(), program, &rules);
                 }
             }
         }
-        let routes = also_needed(&rules);
-        self.run_all(&routes);
-        assert_ne!(before, snapshot(self.router_side()), "nothing was loaded");
-        let outcome = action();
+        self.run_all(&also_needed(&rules));
+        rules
+    }
+
+    /// Takes out what was loaded.
+    #[track_caller]
+    pub fn unload(&self, tool: Tool, rules: &str) {
         match tool {
             Tool::Nft => super::rules::nft(self.router_side(), "delete table inet wayleave"),
             Tool::Iptables => {
@@ -95,11 +109,9 @@ impl Lab {
             }
         }
         // What was added is deleted by the same words.
-        let undone: Vec<String> =
-            routes.iter().map(|line| line.replace(" add ", " del ").replace(" replace ", " del ")).collect();
-        self.run_all(&undone);
-        assert_eq!(before, snapshot(self.router_side()), "after it was taken out");
-        outcome
+        let undone = also_needed(rules).into_iter();
+        let undone = undone.map(|line| line.replace(" add ", " del ").replace(" replace ", " del "));
+        self.run_all(&undone.collect::<Vec<_>>());
     }
 
     fn run_all(&self, lines: &[String]) {
