@@ -4,6 +4,7 @@
 mod iptables;
 mod networks;
 mod nft;
+mod notes;
 mod routes;
 mod text;
 
@@ -195,6 +196,17 @@ impl Firewall {
     /// Whether packets of others have to reach this machine's own sockets.
     fn diverts(&self) -> bool {
         self.targets().any(|to| to.capture == Capture::Tproxy)
+    }
+
+    /// Whether connections to name servers are among those that are captured.
+    fn captures_dns(&self) -> bool {
+        self.ports.iter().any(|ports| (ports.first..=ports.last).contains(&53))
+    }
+
+    /// Destinations that are left alone.
+    fn destinations(&self) -> networks::Networks {
+        let private = if self.captures_lan { &[][..] } else { &networks::PRIVATE[..] };
+        networks::networks_of(&[private, &self.except_destinations[..]].concat())
     }
 
     fn targets(&self) -> impl Iterator<Item = &To> {

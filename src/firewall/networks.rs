@@ -28,11 +28,21 @@ pub(super) const PRIVATE: [IpNet; 12] = [
     v6(0xff00, 8),
 ];
 
+/// Where the published ports of containers can lead: RFC 1918 and RFC 4193.
+pub(super) const PUBLISHED: [IpNet; 4] =
+    [v4(10, 0, 0, 0, 8), v4(172, 16, 0, 0, 12), v4(192, 168, 0, 0, 16), v6(0xfc00, 7)];
+
 /// Networks of each family.
 #[derive(Debug, Default)]
 pub(super) struct Networks {
     pub(super) v4: Vec<String>,
     pub(super) v6: Vec<String>,
+}
+
+impl Networks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
 }
 
 /// None of them overlaps another, which nft would refuse.
@@ -47,16 +57,22 @@ pub(super) fn networks_of(all: &[IpNet]) -> Networks {
     networks
 }
 
-/// Ports in order, none twice.
+/// Ports in order, none twice, which nft would refuse.
 pub(super) fn merged(ports: &[Ports]) -> Vec<Ports> {
-    let mut sorted = ports.to_vec();
-    sorted.sort_unstable();
     let mut merged: Vec<Ports> = Vec::new();
-    for ports in sorted {
+    for ports in sorted(ports) {
         match merged.last_mut() {
             Some(last) if ports.first <= last.last => last.last = last.last.max(ports.last),
-            _ => merged.push(ports),
+            _ => merged.push(*ports),
         }
     }
     merged
+}
+
+/// In order, and each once.
+pub(super) fn sorted<T: Ord>(all: &[T]) -> Vec<&T> {
+    let mut all: Vec<&T> = all.iter().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }

@@ -8,34 +8,26 @@ use super::Gate;
 use super::Lifetime;
 use super::Output;
 use super::Own;
-use super::Ports;
 use super::Router;
 use super::TABLE;
 use super::To;
 use super::Whose;
-use super::networks::{Networks, PRIVATE, networks_of};
+use super::networks::{Networks, PUBLISHED, merged, networks_of, sorted};
 use super::text::Text;
-use std::fmt::Display;
-use std::net::IpAddr;
 use std::net::SocketAddr;
 
-/// What a chain does with connections that are to be captured.
 const REFUSE_QUIC: &str = "reject with icmpx port-unreachable";
+/// Open connections that end in this machine's transparent sockets.
+const OPEN: &str = "meta l4proto tcp socket transparent 1";
 
 impl Firewall {
     /// The rules for nft: they take the place of those that are there, all at once, and touch no other table.
     #[must_use]
     pub fn nft(&self, lifetime: Lifetime) -> String {
         let mut text = Text::default();
-        self.notes(&mut text);
-        text.line(format_args!("table inet {TABLE}"));
-        text.line(format_args!("delete table inet {TABLE}"));
-        text.line("");
-        text.line(format_args!("table inet {TABLE} {{"));
-        if lifetime == Lifetime::Owner {
-            text.line("\tflags owner");
-            text.line("");
-        }
+        text.line("#!/usr/sbin/nft -f");
+        self.notes_for_nft(&mut text);
+        self.begin(lifetime, &mut text);
         self.sets(&mut text);
         self.left_alone(&mut text);
         if let Some(router) = &self.router {
@@ -44,78 +36,108 @@ impl Firewall {
         if let Some(output) = &self.output {
             self.output_chains(output, &mut text);
         }
-        self.divert_chains(false, &mut text);
-        text.line("}");
-        text.into()
+        if self.diverts() {
+            self.diverting_chains(&mut text);
+            self.untracked_chains(false, &mut text);
+        }
+        text.closed_with("}")
     }
 
-    /// What takes the place of these rules while open connections finish: they go on, and no new one is captured. Only
-    /// TPROXY needs it, since conntrack knows by itself where an open connection was redirected to. None, too, for a
-    /// gate, which stays shut.
+    /// What takes the place of these rules, which a daemon owns, while its open connections finish: they go on, and
+    /// no new one is captured. Only TPROXY needs it, since conntrack knows by itself where an open connection was redirected
+    /// to. None, too, for a gate, which stays shut.
+    ///
+    /// This host's own connections are not among those that go on: nothing in a packet that it sends tells one that was
+    /// captured from one that was not. Rules of `output` prefer a redirecting listener for that reason.
     #[must_use]
     pub fn draining(&self) -> Option<String> {
-        if !self.diverts() || self.router.as_ref().is_some_and(|router| router.gate.is_some()) {
+        let router = self.router.as_ref().filter(|router| router.gate.is_none())?;
+        if router.to.capture != Capture::Tproxy {
             return None;
         }
         let mut text = Text::default();
         text.line("# wayleave is stopping: connections that are open go on, new ones are not captured.");
+        self.begin(Lifetime::Owner, &mut text);
+        text.line("\tchain prerouting {");
+        text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
+        text.line("");
+        text.line(format_args!("\t\t{OPEN} jump divert"));
+        text.line("\t}");
+        text.line("");
+        divert_chain(&mut text);
+        self.untracked_chains(true, &mut text);
+        Some(text.closed_with("}"))
+    }
+
+    fn begin(&self, lifetime: Lifetime, text: &mut Text) {
+        text.line("");
+        text.line("# The first line makes sure that there is a table to delete.");
         text.line(format_args!("table inet {TABLE}"));
         text.line(format_args!("delete table inet {TABLE}"));
         text.line("");
         text.line(format_args!("table inet {TABLE} {{"));
-        text.line("\tflags owner");
-        text.line("");
-        self.divert_chains(true, &mut text);
-        text.line("}");
-        Some(text.into())
+        if lifetime == Lifetime::Owner {
+            text.line("\t# Gone with the process that made it, however that ends.");
+            text.line("\tflags owner");
+            text.line("");
+        }
     }
 
-    fn notes(&self, text: &mut Text) {
-        text.line("# Loading this again replaces it and touches nothing else. To take it out: nft delete table inet wayleave");
-        for command in self.routes().iter().flat_map(super::Routes::added) {
-            text.line(format_args!("# It also needs: ip {command}"));
-        }
+    fn notes_for_nft(&self, text: &mut Text) {
+        self.notes("", text);
+        text.line("#");
+        text.line("# Load it with nft -f FILE; a second time replaces the first and touches no other table. At every boot: include it");
+        text.line("# from /etc/nftables.conf, after that file's \"flush ruleset\". To take it out: nft delete table inet wayleave");
+        self.notes_of_routes(text);
     }
 
     fn sets(&self, text: &mut Text) {
         let mut set = |name: &str, kind: &str, nets: &[String]| {
             if !nets.is_empty() {
                 text.line(format_args!("\tset {name} {{"));
-                text.line(format_args!("\t\ttype {kind}"));
-                text.line("\t\tflags interval");
+                text.line(format_args!("\t\ttype {kind}; flags interval;"));
                 text.line(format_args!("\t\telements = {{ {} }}", nets.join(", ")));
                 text.line("\t}");
-                text.line("");
             }
         };
-        let destinations = self.destinations();
+        let (destinations, sources) = (self.destinations(), networks_of(&self.except_sources));
         set("destinations_v4", "ipv4_addr", &destinations.v4);
         set("destinations_v6", "ipv6_addr", &destinations.v6);
-        let sources = networks_of(&self.except_sources);
         set("sources_v4", "ipv4_addr", &sources.v4);
         set("sources_v6", "ipv6_addr", &sources.v6);
-        if self.router.as_ref().is_some_and(|router| router.gate.is_some()) {
-            let private = networks_of(&PRIVATE);
-            set("private_v4", "ipv4_addr", &private.v4);
-            set("private_v6", "ipv6_addr", &private.v6);
+        if !(destinations.is_empty() && sources.is_empty()) {
+            text.line("");
         }
     }
 
     fn left_alone(&self, text: &mut Text) {
-        text.line("\t# What is accepted here goes its way as if there were no rules.");
+        text.line("\t# What is accepted here goes its way as if these rules were not there: what is meant for this machine itself");
+        text.line(format_args!(
+            "\t# (and so for the published ports of its containers){}",
+            self.besides_local()
+        ));
         text.line("\tchain left_alone {");
-        text.line("\t\tfib daddr type { local, broadcast, multicast } accept");
-        self.excepted("", "accept", text);
+        text.line("\t\tfib daddr type { local, broadcast, anycast, multicast } accept");
+        self.excepted("", text);
         text.line("\t}");
         text.line("");
     }
 
+    fn besides_local(&self) -> &'static str {
+        match (self.captures_lan, self.except_destinations.is_empty() && self.except_sources.is_empty()) {
+            (true, true) => ".",
+            (true, false) => ", and the exceptions.",
+            (false, true) => ", and for local and private networks.",
+            (false, false) => ", for local and private networks, and the exceptions.",
+        }
+    }
+
     /// A rule for each set of networks; `of` is empty for the packet's own addresses.
-    fn excepted(&self, of: &str, verdict: &str, text: &mut Text) {
+    fn excepted(&self, of: &str, text: &mut Text) {
         let mut rules = |nets: &Networks, end: &str, set: &str| {
             for (nets, family, version) in [(&nets.v4, "ip", "v4"), (&nets.v6, "ip6", "v6")] {
                 if !nets.is_empty() {
-                    text.line(format_args!("\t\t{of}{family} {end} @{set}_{version} {verdict}"));
+                    text.line(format_args!("\t\t{of}{family} {end} @{set}_{version} accept"));
                 }
             }
         };
@@ -124,47 +146,37 @@ impl Firewall {
     }
 
     fn router_chains(&self, router: &Router, text: &mut Text) {
-        let ports = ports(&self.ports);
-        text.line("\tchain prerouting {");
-        text.line(match router.to.capture {
-            Capture::Redirect => "\t\ttype nat hook prerouting priority dstnat; policy accept;",
-            Capture::Tproxy => "\t\ttype filter hook prerouting priority mangle; policy accept;",
-        });
-        text.line("");
-        if router.to.capture == Capture::Tproxy {
-            text.line("\t\tmeta l4proto tcp socket transparent 1 jump divert");
+        if router.to.capture == Capture::Redirect {
+            text.line("\tchain prerouting {");
+            text.line("\t\ttype nat hook prerouting priority dstnat; policy accept;");
+            text.line("");
+            self.those_of_clients(router, text);
+            text.line("\t}");
+            text.line("");
         }
-        for clients in on(&router.clients) {
-            text.line(format_args!("\t\t{clients} tcp dport {ports} goto from_clients"));
-        }
-        text.line("\t}");
-        text.line("");
         text.line("\tchain from_clients {");
-        text.line("\t\tjump left_alone");
-        if let Some(gate) = &router.gate {
-            if self.ports.iter().any(|ports| (ports.first..=ports.last).contains(&53)) {
-                for (servers, family) in each_family(&gate.dns) {
-                    text.line(format_args!("\t\t{family} daddr {servers} tcp dport 53 accept"));
-                }
-            }
-        }
+        self.left_alone_of_clients(router, text);
         capture(&router.to, text);
         text.line("\t}");
         text.line("");
         match &router.gate {
             Some(gate) => self.gate_chains(router, gate, text),
             None if self.rejects_quic => {
+                text.line(
+                    "\t# QUIC would go past wayleave. The refusal makes clients fall back to TCP at once.",
+                );
                 text.line("\tchain forward {");
                 text.line("\t\ttype filter hook forward priority filter; policy accept;");
                 text.line("");
-                for clients in on(&router.clients) {
+                for clients in on("iifname", &router.clients) {
                     text.line(format_args!("\t\t{clients} udp dport 443 goto quic"));
                 }
                 text.line("\t}");
                 text.line("");
                 text.line("\tchain quic {");
                 text.line("\t\tjump left_alone");
-                if router.to.capture == Capture::Redirect {
+                if self.captures_lan {
+                    text.line("\t\t# By way of an address of this machine, to a container.");
                     text.line("\t\tct status dnat accept");
                 }
                 text.line(format_args!("\t\t{}{REFUSE_QUIC}", only(&router.to)));
@@ -175,42 +187,88 @@ impl Firewall {
         }
     }
 
+    fn those_of_clients(&self, router: &Router, text: &mut Text) {
+        let ports = one_of(&merged(&self.ports));
+        for clients in on("iifname", &router.clients) {
+            text.line(format_args!("\t\t{clients} tcp dport {ports} goto from_clients"));
+        }
+    }
+
+    fn left_alone_of_clients(&self, router: &Router, text: &mut Text) {
+        text.line("\t\tjump left_alone");
+        if self.captures_dns() {
+            for (servers, family, _) in router.gate.iter().flat_map(name_servers) {
+                text.line(format_args!("\t\t{family} daddr {servers} tcp dport 53 accept"));
+            }
+        }
+    }
+
     fn gate_chains(&self, router: &Router, gate: &Gate, text: &mut Text) {
+        text.line("\t# The gate. Whatever is forwarded is dropped, whichever interface it comes in on, if nothing here accepts it; and what");
+        text.line("\t# another table accepts is dropped as well. There is no rule for what is \"established\": a connection that was open");
+        text.line("\t# before is held to the same rules. What is captured ends in this machine and never comes here.");
         text.line("\tchain forward {");
         text.line("\t\ttype filter hook forward priority filter; policy drop;");
         text.line("");
-        for clients in on(&router.clients) {
-            text.line(format_args!("\t\t{clients} ct direction original jump excused"));
-        }
-        text.line("\t\tct direction reply jump excused");
+        text.line("\t\t# Published ports of containers: what was led to a private address on its way in.");
         text.line("\t\tct status dnat jump published");
-        for clients in on(&router.clients) {
+        let excuses =
+            !(self.destinations().is_empty() && self.except_sources.is_empty() && gate.dns.is_empty())
+                || gate.icmp;
+        if excuses {
+            text.line(
+                "\t\t# What clients may do, and what comes back to them; ICMP errors about it, either way.",
+            );
+            for clients in on("iifname", &router.clients) {
+                text.line(format_args!("\t\t{clients} ct direction original jump excused"));
+            }
+            for clients in on("oifname", &router.clients) {
+                text.line(format_args!("\t\t{clients} ct direction reply jump excused"));
+            }
+        }
+        text.line("\t\t# Clients are told, so that they need not wait. What comes from elsewhere is dropped without a word.");
+        for clients in on("iifname", &router.clients) {
             text.line(format_args!("\t\t{clients} goto refused"));
         }
         text.line("\t}");
         text.line("");
-        text.line("\tchain excused {");
-        self.excepted("ct original ", "accept", text);
-        for (servers, family) in each_family(&gate.dns) {
-            text.line(format_args!(
-                "\t\tmeta l4proto {{ tcp, udp }} ct original {family} daddr {servers} ct original proto-dst 53 accept"
-            ));
-        }
-        if gate.icmp {
-            text.line("\t\ticmp type { echo-request, echo-reply } accept");
-            text.line("\t\ticmpv6 type { echo-request, echo-reply } accept");
-            text.line("\t\tct state related ct original protocol { icmp, ipv6-icmp } accept");
-        }
-        text.line("\t}");
-        text.line("");
         text.line("\tchain published {");
-        for (family, version) in [("ip", "v4"), ("ip6", "v6")] {
-            text.line(format_args!("\t\tct direction original {family} daddr @private_{version} accept"));
-            text.line(format_args!("\t\tct direction reply {family} saddr @private_{version} accept"));
+        let published = networks_of(&PUBLISHED);
+        for (nets, family) in [(&published.v4, "ip"), (&published.v6, "ip6")] {
+            let nets = one_of(nets);
+            text.line(format_args!("\t\tct direction original {family} daddr {nets} accept"));
+            text.line(format_args!("\t\tct direction reply {family} saddr {nets} accept"));
         }
         text.line("\t}");
         text.line("");
+        if excuses {
+            text.line("\tchain excused {");
+            self.excepted("ct original ", text);
+            for (servers, family, _) in name_servers(gate) {
+                text.line(format_args!("\t\tct original {family} daddr {servers} jump names"));
+            }
+            if gate.icmp {
+                text.line("\t\ticmp type { echo-request, echo-reply } accept");
+                text.line("\t\ticmpv6 type { echo-request, echo-reply } accept");
+                text.line("\t\tct state related ct protocol { icmp, ipv6-icmp } accept");
+            }
+            text.line("\t}");
+            text.line("");
+            if !gate.dns.is_empty() {
+                text.line("\tchain names {");
+                text.line("\t\tmeta l4proto udp ct original proto-dst 53 accept");
+                text.line("\t\tmeta l4proto tcp ct original proto-dst 53 accept");
+                for (_, _, icmp) in name_servers(gate) {
+                    text.line(format_args!(
+                        "\t\tmeta l4proto {icmp} ct state related ct original proto-dst 53 accept"
+                    ));
+                }
+                text.line("\t}");
+                text.line("");
+            }
+        }
         text.line("\tchain refused {");
+        text.line("\t\t# QUIC, so that clients fall back to TCP at once.");
         text.line(format_args!("\t\tudp dport 443 {REFUSE_QUIC}"));
         text.line("\t\tmeta l4proto tcp reject with tcp reset");
         text.line("\t\treject with icmpx admin-prohibited");
@@ -219,7 +277,7 @@ impl Firewall {
     }
 
     fn output_chains(&self, output: &Output, text: &mut Text) {
-        let ports = ports(&self.ports);
+        let ports = one_of(&merged(&self.ports));
         text.line("\tchain output {");
         text.line(match output.to.capture {
             Capture::Redirect => "\t\ttype nat hook output priority -100; policy accept;",
@@ -227,16 +285,18 @@ impl Firewall {
         });
         text.line("");
         if output.to.capture == Capture::Tproxy {
+            text.line("\t\t# Wayleave's own side of what it captured.");
             text.line("\t\tsocket transparent 1 accept");
         }
         text.line(format_args!("\t\ttcp dport {ports} goto from_this_host"));
         text.line("\t}");
         text.line("");
         text.line("\tchain from_this_host {");
-        text.line("\t\tjump of_others");
+        text.line("\t\tjump only_others");
         match output.to.capture {
             Capture::Redirect => capture(&output.to, text),
             Capture::Tproxy => {
+                text.line("\t\t# Routed once more, and so to prerouting.");
                 text.line(format_args!("\t\t{}meta mark set {DIVERT_MARK:#x}", only(&output.to)));
             }
         }
@@ -244,89 +304,103 @@ impl Firewall {
         text.line("");
         if output.to.capture == Capture::Tproxy {
             text.line("\tchain looped {");
-            text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
-            text.line("");
-            text.line("\t\tmeta l4proto tcp socket transparent 1 jump divert");
-            text.line(format_args!(
-                "\t\tiifname \"lo\" meta mark {DIVERT_MARK:#x} tcp dport {ports} goto to_wayleave"
-            ));
-            text.line("\t}");
-            text.line("");
-            text.line("\tchain to_wayleave {");
             capture(&output.to, text);
             text.line("\t}");
             text.line("");
         }
-        text.line("\t# Comes back with what is to be captured.");
-        text.line("\tchain of_others {");
+        if self.rejects_quic {
+            text.line(
+                "\t# QUIC would go past wayleave. The refusal makes programs fall back to TCP at once.",
+            );
+            text.line("\tchain output_quic {");
+            text.line("\t\ttype filter hook output priority filter; policy accept;");
+            text.line("");
+            text.line("\t\tudp dport 443 goto quic_from_this_host");
+            text.line("\t}");
+            text.line("");
+            text.line("\tchain quic_from_this_host {");
+            text.line("\t\tjump only_others");
+            text.line(format_args!("\t\t{}{REFUSE_QUIC}", only(&output.to)));
+            text.line("\t}");
+            text.line("");
+        }
+        text.line("\t# Comes back with what is to be captured: not with wayleave's own, which would be handed to it for ever, nor with");
+        text.line("\t# that of an upstream on this machine (--upstream-uid), for the same reason.");
+        text.line("\tchain only_others {");
         text.line(match &output.own {
             Own::Mark(mark) => format!("\t\tmeta mark {mark:#x} accept"),
             Own::Uid(uid) => format!("\t\tmeta skuid {uid} accept"),
             Own::Cgroup(path) => format!("\t\t{} accept", cgroup(path)),
         });
-        if !output.upstream_uids.is_empty() {
-            text.line(format_args!("\t\tmeta skuid {} accept", one_of(&output.upstream_uids)));
+        for uid in sorted(&output.upstream_uids) {
+            text.line(format_args!("\t\tmeta skuid {uid} accept"));
         }
         text.line("\t\tjump left_alone");
-        for whose in &output.whose {
-            text.line(match whose {
-                Whose::Uid(uid) => format!("\t\tmeta skuid {uid} return"),
-                Whose::Gid(gid) => format!("\t\tmeta skgid {gid} return"),
-                Whose::Cgroup(path) => format!("\t\t{} return", cgroup(path)),
-            });
-        }
         if !output.whose.is_empty() {
-            text.line("\t\taccept");
+            text.line("\t\tjump only_named");
         }
         text.line("\t}");
         text.line("");
-        if self.rejects_quic {
-            text.line("\tchain output_quic {");
-            text.line("\t\ttype filter hook output priority filter; policy accept;");
-            text.line("");
-            text.line("\t\tudp dport 443 goto quic_of_this_host");
-            text.line("\t}");
-            text.line("");
-            text.line("\tchain quic_of_this_host {");
-            text.line("\t\tjump of_others");
-            text.line(format_args!("\t\t{}{REFUSE_QUIC}", only(&output.to)));
+        if !output.whose.is_empty() {
+            text.line("\tchain only_named {");
+            let whose: Vec<String> = output
+                .whose
+                .iter()
+                .map(|whose| match whose {
+                    Whose::Uid(uid) => format!("meta skuid {uid}"),
+                    Whose::Gid(gid) => format!("meta skgid {gid}"),
+                    Whose::Cgroup(path) => cgroup(path),
+                })
+                .collect();
+            for whose in sorted(&whose) {
+                text.line(format_args!("\t\t{whose} return"));
+            }
+            text.line("\t\taccept");
             text.line("\t}");
             text.line("");
         }
     }
 
-    fn divert_chains(&self, draining: bool, text: &mut Text) {
-        if !self.diverts() {
-            return;
-        }
-        let ports = ports(&self.ports);
-        if draining {
-            text.line("\tchain prerouting {");
-            text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
-            text.line("");
-            text.line("\t\tmeta l4proto tcp socket transparent 1 jump divert");
-            text.line("\t}");
-            text.line("");
-        }
-        text.line("\tchain divert {");
-        text.line("\t\tsocket wildcard 1 return");
-        text.line(format_args!("\t\tmeta mark set {DIVERT_MARK:#x} accept"));
-        text.line("\t}");
-        if !self.keeps_source {
-            return;
-        }
-        let Some(router) = &self.router else { return };
+    /// TPROXY's own: one chain for what clients send and what comes back from this host by way of lo.
+    fn diverting_chains(&self, text: &mut Text) {
+        text.line("\tchain divert_prerouting {");
+        text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
         text.line("");
+        text.line("\t\t# Connections that are open already.");
+        text.line(format_args!("\t\t{OPEN} jump divert"));
+        if self.output.as_ref().is_some_and(|output| output.to.capture == Capture::Tproxy) {
+            let ports = one_of(&merged(&self.ports));
+            text.line(format_args!(
+                "\t\tiifname \"lo\" meta mark {DIVERT_MARK:#x} tcp dport {ports} goto looped"
+            ));
+        }
+        if let Some(router) = self.router.as_ref().filter(|router| router.to.capture == Capture::Tproxy) {
+            self.those_of_clients(router, text);
+        }
+        text.line("\t}");
+        text.line("");
+        divert_chain(text);
+    }
+
+    /// With the client's address on both sides of wayleave, conntrack would take the two connections for one: it is
+    /// shown only the one that wayleave dialled, which may have to be masqueraded.
+    fn untracked_chains(&self, draining: bool, text: &mut Text) {
+        let Some(router) = self.router.as_ref().filter(|_| self.keeps_source) else { return };
+        let ports = one_of(&merged(&self.ports));
+        text.line("\t# Wayleave dials from the client's address (--source client): what comes back is for wayleave, once an address");
+        text.line("\t# translation has been undone.");
         text.line("\tchain replies {");
         text.line("\t\ttype filter hook prerouting priority -90; policy accept;");
         text.line("");
-        text.line("\t\tmeta l4proto tcp socket transparent 1 jump divert");
+        text.line(format_args!("\t\t{OPEN} jump divert"));
         text.line("\t}");
         text.line("");
+        text.line("\t# The same addresses and ports are then on both sides of wayleave, and conntrack would take two connections for one:");
+        text.line("\t# it sees only the outer one.");
         text.line("\tchain untracked_in {");
         text.line("\t\ttype filter hook prerouting priority raw; policy accept;");
         text.line("");
-        for clients in on(&router.clients) {
+        for clients in on("iifname", &router.clients) {
             let only_open = if draining { " socket transparent 1" } else { "" };
             text.line(format_args!("\t\t{clients} tcp dport {ports}{only_open} goto untracked"));
         }
@@ -334,67 +408,75 @@ impl Firewall {
         text.line("");
         text.line("\tchain untracked {");
         if !draining {
-            text.line("\t\tjump left_alone");
+            self.left_alone_of_clients(router, text);
         }
-        text.line("\t\tnotrack");
+        text.line(format_args!("\t\t{}notrack", only(&router.to)));
         text.line("\t}");
         text.line("");
         text.line("\tchain untracked_out {");
         text.line("\t\ttype filter hook output priority raw; policy accept;");
         text.line("");
-        text.line(format_args!("\t\ttcp sport {ports} socket transparent 1 notrack"));
+        for clients in on("oifname", &router.clients) {
+            text.line(format_args!("\t\t{clients} tcp sport {ports} socket transparent 1 notrack"));
+        }
         text.line("\t}");
-    }
-
-    fn destinations(&self) -> Networks {
-        let private = if self.captures_lan { &[][..] } else { &PRIVATE[..] };
-        networks_of(&[private, &self.except_destinations[..]].concat())
+        text.line("");
     }
 }
 
-/// Whether clients are on the interface that a packet came in on: one of these says so.
-fn on(clients: &Clients) -> Vec<String> {
+/// A listener on every address answers to packets that are meant for its port anywhere: it is not what they look for.
+fn divert_chain(text: &mut Text) {
+    text.line("\tchain divert {");
+    text.line("\t\t# Only a listener.");
+    text.line("\t\tsocket wildcard 1 return");
+    text.line(format_args!("\t\tmeta mark set {DIVERT_MARK:#x} accept"));
+    text.line("\t}");
+    text.line("");
+}
+
+/// Whether clients are on the interface that a packet comes in on (`iifname`) or goes out by (`oifname`): one of these
+/// says so.
+fn on(side: &str, clients: &Clients) -> Vec<String> {
     match clients {
         Clients::On(names) => {
-            let (any, exact): (Vec<&String>, Vec<&String>) =
-                names.iter().partition(|name| name.ends_with('*'));
-            let exact = (!exact.is_empty()).then(|| format!("iifname {}", quoted(&exact)));
-            exact.into_iter().chain(any.iter().map(|name| format!("iifname \"{name}\""))).collect()
+            let (any, exact): (Vec<&str>, Vec<&str>) =
+                sorted(names).into_iter().map(String::as_str).partition(|name| name.ends_with('*'));
+            let exact = (!exact.is_empty()).then(|| format!("{side} {}", quoted(&exact)));
+            exact.into_iter().chain(any.iter().map(|name| format!("{side} \"{name}\""))).collect()
         }
         Clients::NotOn(names) => {
-            let mut names: Vec<&str> =
-                names.iter().map(String::as_str).filter(|name| *name != "lo").collect();
-            names.push("lo");
-            vec![format!("iifname != {}", quoted(&names))]
+            let (any, mut exact): (Vec<&str>, Vec<&str>) = sorted(names)
+                .into_iter()
+                .map(String::as_str)
+                .filter(|name| *name != "lo")
+                .partition(|name| name.ends_with('*'));
+            exact.push("lo");
+            let any: String = any.iter().map(|name| format!(" {side} != \"{name}\"")).collect();
+            vec![format!("{side} != {}{any}", quoted(&exact))]
         }
     }
 }
 
-fn quoted(names: &[impl Display]) -> String {
+fn quoted(names: &[&str]) -> String {
     let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     one_of(&names)
 }
 
-fn one_of(all: &[impl Display]) -> String {
-    match all {
-        [one] => one.to_string(),
-        all => {
-            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-            format!("{{ {} }}", all.join(", "))
-        }
-    }
+fn one_of<T: ToString>(all: &[T]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    if all.len() == 1 { all.concat() } else { format!("{{ {} }}", all.join(", ")) }
 }
 
-fn ports(ports: &[Ports]) -> String {
-    one_of(&super::networks::merged(ports))
-}
-
-fn each_family(addrs: &[IpAddr]) -> Vec<(String, &'static str)> {
-    let (v4, v6): (Vec<&IpAddr>, Vec<&IpAddr>) = addrs.iter().partition(|addr| addr.is_ipv4());
-    [(v4, "ip"), (v6, "ip6")]
+/// The gate's name servers of each family, with what nft calls the family and its ICMP.
+fn name_servers(gate: &Gate) -> Vec<(String, &'static str, &'static str)> {
+    let mut dns = gate.dns.clone();
+    dns.sort_unstable();
+    dns.dedup();
+    let (v4, v6): (Vec<_>, Vec<_>) = dns.into_iter().partition(std::net::IpAddr::is_ipv4);
+    [(v4, "ip", "icmp"), (v6, "ip6", "ipv6-icmp")]
         .into_iter()
-        .filter(|(addrs, _)| !addrs.is_empty())
-        .map(|(addrs, family)| (one_of(&addrs), family))
+        .filter(|(addrs, ..)| !addrs.is_empty())
+        .map(|(addrs, family, icmp)| (one_of(&addrs), family, icmp))
         .collect()
 }
 
@@ -411,43 +493,35 @@ fn only(to: &To) -> &'static str {
     }
 }
 
-/// The rules that take a connection to the listener.
+/// The rules that take a connection to the listener, for each family that has one.
 fn capture(to: &To, text: &mut Text) {
-    let port_of =
-        |addr: Option<SocketAddr>| addr.filter(|addr| addr.ip().is_unspecified()).map(|addr| addr.port());
-    let (v4, v6) = (port_of(to.v4), port_of(to.v6));
-    match (to.capture, v4, v6) {
-        (Capture::Redirect, Some(v4), Some(v6)) if v4 == v6 => {
-            text.line(format_args!("\t\tmeta l4proto tcp redirect to :{v4}"));
+    let anywhere = |addr: Option<SocketAddr>| {
+        addr.filter(|addr| addr.ip().is_unspecified()).map(|addr| format!(":{}", addr.port()))
+    };
+    let marked = format!("meta mark set {DIVERT_MARK:#x} accept");
+    if let (Some(v4), Some(v6)) = (anywhere(to.v4), anywhere(to.v6)) {
+        if v4 == v6 {
+            text.line(match to.capture {
+                Capture::Redirect => format!("\t\tmeta l4proto tcp redirect to {v4}"),
+                Capture::Tproxy => format!("\t\tmeta l4proto tcp tproxy to {v4} {marked}"),
+            });
+            return;
         }
-        (Capture::Tproxy, Some(v4), Some(v6)) if v4 == v6 => {
-            text.line(format_args!(
-                "\t\tmeta l4proto tcp tproxy to :{v4} meta mark set {DIVERT_MARK:#x} accept"
-            ));
-        }
-        (Capture::Redirect, ..) => {
-            for (addr, family, nfproto) in [(to.v4, "ip", "ipv4"), (to.v6, "ip6", "ipv6")] {
-                match addr {
-                    Some(addr) if addr.ip().is_unspecified() => text.line(format_args!(
-                        "\t\tmeta nfproto {nfproto} meta l4proto tcp redirect to :{}",
-                        addr.port()
-                    )),
-                    Some(addr) => text.line(format_args!("\t\tmeta l4proto tcp dnat {family} to {addr}")),
-                    None => {}
-                }
+    }
+    for (addr, family, nfproto) in [(to.v4, "ip", "ipv4"), (to.v6, "ip6", "ipv6")] {
+        let Some(exactly) = addr else {
+            text.line(format_args!("\t\t# wayleave does not listen for {nfproto}."));
+            continue;
+        };
+        text.line(match (to.capture, anywhere(addr)) {
+            (Capture::Redirect, Some(port)) => {
+                format!("\t\tmeta nfproto {nfproto} meta l4proto tcp redirect to {port}")
             }
-        }
-        (Capture::Tproxy, ..) => {
-            for (addr, family) in [(to.v4, "ip"), (to.v6, "ip6")] {
-                let to = match addr {
-                    Some(addr) if addr.ip().is_unspecified() => format!(":{}", addr.port()),
-                    Some(addr) => addr.to_string(),
-                    None => continue,
-                };
-                text.line(format_args!(
-                    "\t\tmeta l4proto tcp tproxy {family} to {to} meta mark set {DIVERT_MARK:#x} accept"
-                ));
+            (Capture::Redirect, None) => format!("\t\tmeta l4proto tcp dnat {family} to {exactly}"),
+            (Capture::Tproxy, Some(port)) => {
+                format!("\t\tmeta l4proto tcp tproxy {family} to {port} {marked}")
             }
-        }
+            (Capture::Tproxy, None) => format!("\t\tmeta l4proto tcp tproxy {family} to {exactly} {marked}"),
+        });
     }
 }

@@ -10,10 +10,16 @@ impl Text {
         // A String takes everything.
         let _never = writeln!(self.0, "{line}");
     }
-}
 
-impl From<Text> for String {
-    fn from(text: Text) -> Self {
-        text.0
+    pub(super) fn closed(self) -> String {
+        self.0
+    }
+
+    /// The whole, with this as its last line instead of the empty ones at its end.
+    pub(super) fn closed_with(mut self, last: &str) -> String {
+        self.0.truncate(self.0.trim_end().len());
+        self.line("");
+        self.line(last);
+        self.closed()
     }
 }
