@@ -225,9 +225,7 @@ mod tests {
         let open: Vec<_> =
             (0..MAX_OTHER_PORTS).map(|_| loops.from_other_port(client, dst).unwrap()).collect();
         assert!(loops.from_other_port(client, dst).is_none());
-        assert!(
-            loops.from_other_port(other, dst).is_some() && loops.from_other_port(client, elsewhere).is_some()
-        );
+        assert!(loops.from_other_port(other, dst).is_some() && loops.from_other_port(client, elsewhere).is_some());
         assert!(!loops.armed() && open.iter().all(|one| !one.came_back()));
         drop(open);
         assert!(lock(&loops.ends).other_ports.is_empty());
