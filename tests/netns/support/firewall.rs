@@ -93,7 +93,7 @@ impl Lab {
                 }
             }
         }
-        self.run_all(&also_needed(&rules));
+        self.run_all(&in_comments(&rules, "ip -"));
         rules
     }
 
@@ -103,49 +103,30 @@ impl Lab {
         match tool {
             Tool::Nft => super::rules::nft(self.router_side(), "delete table inet wayleave"),
             Tool::Iptables => {
-                for program in ["iptables", "ip6tables"] {
-                    self.take_out(program);
-                }
+                let undo = in_comments(rules, "iptables -");
+                self.run_all(&undo);
+                self.run_all(
+                    &undo.iter().map(|line| line.replace("iptables ", "ip6tables ")).collect::<Vec<_>>(),
+                );
             }
         }
         // What was added is deleted by the same words.
-        let undone = also_needed(rules).into_iter();
+        let undone = in_comments(rules, "ip -").into_iter();
         let undone = undone.map(|line| line.replace(" add ", " del ").replace(" replace ", " del "));
         self.run_all(&undone.collect::<Vec<_>>());
     }
 
     fn run_all(&self, lines: &[String]) {
-        for line in lines {
-            let mut words = line.split_ascii_whitespace();
-            run(self.router_side().command(words.next().unwrap()).args(words));
-        }
-    }
-
-    /// Takes our chains out of iptables, and what leads there.
-    fn take_out(&self, program: &str) {
-        for table in ["raw", "mangle", "nat", "filter"] {
-            let list =
-                |args: &[&str]| run(self.router_side().command(program).args(["-t", table]).args(args));
-            let rules = list(&["-S"]);
-            for rule in
-                rules.lines().filter(|rule| rule.contains("-j WAYLEAVE") && !rule.starts_with("-A WAYLEAVE"))
-            {
-                let words: Vec<&str> = rule.split(' ').skip(1).collect();
-                list(&[&["-D"], &words[..]].concat());
-            }
-            for (act, chain) in ["-F", "-X"].iter().flat_map(|act| {
-                rules.lines().filter_map(move |rule| Some((act, rule.strip_prefix("-N WAYLEAVE")?)))
-            }) {
-                list(&[act, &format!("WAYLEAVE{chain}")]);
-            }
+        if !lines.is_empty() {
+            run(self.router_side().command("sh").args(["-e", "-c", &lines.join("\n")]));
         }
     }
 }
 
-/// What else it needs, as its comments say it.
-pub fn also_needed(rules: &str) -> Vec<String> {
-    let commands = rules.lines().filter_map(|line| line.split_once("It also needs: "));
-    commands.map(|(_, command)| command.trim().to_owned()).collect()
+/// The commands that comments give, one a line.
+fn in_comments(rules: &str, start: &str) -> Vec<String> {
+    let comments = rules.lines().filter_map(|line| line.strip_prefix('#'));
+    comments.map(str::trim).filter(|line| line.starts_with(start)).map(str::to_owned).collect()
 }
 
 /// iptables-restore or ip6tables-restore, on top of what is there.
