@@ -101,8 +101,11 @@ fn none_gets_out(tool: Tool, capture: &[&str]) {
     daemon.wait_exit();
     let sniffer = lab.sniffer();
     for web in web.iter().map(String::as_str).chain(["198.51.100.66:443", "[2001:db8:bb::66]:443"]) {
-        let refused = lab.client(|| connect(web)).map(drop).map_err(|e| e.kind());
-        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{web}");
+        // TPROXY of iptables drops what has no listener, and the client waits.
+        if tool == Tool::Nft || capture == REDIRECT {
+            let refused = lab.client(|| connect(web)).map(drop).map_err(|e| e.kind());
+            assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{web}");
+        }
     }
     lab.tries(&ways, &sniffer);
     nothing_came(&sniffer, |_| false);

@@ -1,9 +1,16 @@
 //! `--mode router` and `--mode gate`, alone and with `output`: every way to print them, loaded, in use, and taken out.
 
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::support::adversary::Way;
+use crate::support::client::connect;
 use crate::support::clients::{ONE_V4, ONE_V6, TWO_V4, TWO_V6};
-use crate::support::firewall::{TOOLS, quic_is_refused};
+use crate::support::firewall::{TOOLS, Tool, quic_is_refused};
+use crate::support::packets::SYN;
 use crate::support::promises::Asking;
 use crate::support::server::Server;
+use crate::support::sniffer::Frame;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6};
 
 /// Networks and ports of the tests' own, so that no default can be mistaken for them.
@@ -86,6 +93,54 @@ pub fn of_the_router(asking: &Asking) {
         quic_is_refused(asking.side, web);
     }
     asking.nothing_else_was_carried(None, &format!("{WEB_V4}:80"));
+}
+
+/// Nobody is there to carry what is captured: then it goes nowhere, and least of all straight out.
+fn closes_without_a_daemon(mode: &str, capture: &[&str]) {
+    let lab = Lab::router();
+    let server = lab.mirror(80);
+    let side = if mode == "output" { lab.router_side() } else { lab.client_side() };
+    for tool in TOOLS {
+        let args = [&["--mode", mode, "--mark", "0x574c"], capture].concat();
+        lab.with_printed(tool, &args, || {
+            let sniffer = lab.sniffer();
+            let routers: [IpAddr; 2] = ["10.2.0.1".parse().unwrap(), "fd00:2::1".parse().unwrap()];
+            let clients: [IpAddr; 2] = [ONE_V4.parse().unwrap(), ONE_V6.parse().unwrap()];
+            let own = if mode == "output" { routers } else { clients };
+            for (own, web) in own.into_iter().zip([WEB_V4, WEB_V6]) {
+                let web = SocketAddr::new(web.parse().unwrap(), 80);
+                let way = Way::of_tcp(format!("{tool:?} to {web}"), SocketAddr::new(own, 49_000), web, SYN);
+                side.enter(|| way.send());
+                // TPROXY of iptables drops what has no listener.
+                if tool == Tool::Nft || capture == REDIRECT || mode == "output" {
+                    let refused = side.enter(|| connect(&web.to_string())).map(drop).map_err(|e| e.kind());
+                    assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{tool:?} {web}");
+                }
+            }
+            lab.fence(&sniffer);
+            let leaks: Vec<Frame> =
+                sniffer.frames().into_iter().filter(|frame| frame.port == Some(80)).collect();
+            assert!(leaks.is_empty(), "{tool:?} {mode} {capture:?}: {leaks:?}");
+        });
+    }
+    assert_eq!(server.hits(), 0);
+}
+
+#[test]
+fn closed_without_a_daemon_by_redirect() {
+    closes_without_a_daemon("router", REDIRECT);
+    closes_without_a_daemon("output", REDIRECT);
+}
+
+#[test]
+fn closed_without_a_daemon_by_tproxy() {
+    closes_without_a_daemon("router", TPROXY);
+    closes_without_a_daemon("output", TPROXY);
+}
+
+#[test]
+fn closed_without_a_daemon_that_keeps_the_source() {
+    closes_without_a_daemon("router", KEEPING_SOURCE);
 }
 
 /// These modes with this capture, for both tools.
