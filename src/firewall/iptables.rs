@@ -233,11 +233,12 @@ impl Firewall {
     }
 
     fn gate(&self, router: &Router, gate: &Gate, table: &mut Table) {
-        let (excused, refused) = ("WAYLEAVE_EXCUSED", "WAYLEAVE_REFUSED");
+        let (excused, refused, told) = ("WAYLEAVE_EXCUSED", "WAYLEAVE_REFUSED", "WAYLEAVE_TOLD");
         table.comment("The gate. What is excused goes on to the other rules of FORWARD; the rest ends here, also what was open before.");
         table.jump("-I", "FORWARD", "", FORWARDED);
         table.chain(excused);
         table.chain(refused);
+        table.chain(told);
         for net in PUBLISHED {
             let family = family(&net);
             let dnat = "-m conntrack --ctstate DNAT --ctdir";
@@ -253,9 +254,9 @@ impl Firewall {
                     table.rule(format!("-A {FORWARDED} -o {name} {reply} -g {excused}"));
                 }
                 for name in &names {
-                    table.rule(format!("-A {FORWARDED} -i {name} -j {refused}"));
+                    table.rule(format!("-A {refused} -i {name} -g {told}"));
                 }
-                table.rule(format!("-A {FORWARDED} -j DROP"));
+                table.rule(format!("-A {refused} -j DROP"));
             }
             Clients::NotOn(names) => {
                 for name in not_on(names) {
@@ -264,17 +265,22 @@ impl Firewall {
                 }
                 table.rule(format!("-A {FORWARDED} {original} -g {excused}"));
                 table.rule(format!("-A {FORWARDED} {reply} -g {excused}"));
-                table.rule(format!("-A {FORWARDED} -j {refused}"));
+                for name in not_on(names) {
+                    table.rule(format!("-A {refused} -i {name} -j DROP"));
+                }
+                table.rule(format!("-A {refused} -g {told}"));
             }
         }
+        table.rule(format!("-A {FORWARDED} -j {refused}"));
         self.each_exception(|family, end, net| {
-            table.rule(format!("{family} -A {excused} -m conntrack --ctorig{end} {net} -j RETURN"));
+            let end = if end == "dst" { "--ctreplsrc" } else { "--ctorigsrc" };
+            table.rule(format!("{family} -A {excused} -m conntrack {end} {net} -j RETURN"));
         });
         for server in sorted(&gate.dns) {
             let family = family(&IpNet::from(*server));
             for protocol in ["udp", "tcp"] {
                 table.rule(format!(
-                    "{family} -A {excused} -m conntrack --ctproto {protocol} --ctorigdst {server} --ctorigdstport 53 -j RETURN"
+                    "{family} -A {excused} -m conntrack --ctproto {protocol} --ctreplsrc {server} --ctreplsrcport 53 -j RETURN"
                 ));
             }
         }
@@ -292,12 +298,12 @@ impl Firewall {
         table.rule(format!("-A {excused} -j {refused}"));
         for (family, icmp) in [("-4", "icmp"), ("-6", "icmp6")] {
             table.rule(format!(
-                "{family} -A {refused} -p udp --dport 443 -j REJECT --reject-with {icmp}-port-unreachable"
+                "{family} -A {told} -p udp --dport 443 -j REJECT --reject-with {icmp}-port-unreachable"
             ));
         }
-        table.rule(format!("-A {refused} -p tcp -j REJECT --reject-with tcp-reset"));
-        table.rule(format!("-4 -A {refused} -j REJECT --reject-with icmp-admin-prohibited"));
-        table.rule(format!("-6 -A {refused} -j REJECT --reject-with icmp6-adm-prohibited"));
+        table.rule(format!("-A {told} -p tcp -j REJECT --reject-with tcp-reset"));
+        table.rule(format!("-4 -A {told} -j REJECT --reject-with icmp-admin-prohibited"));
+        table.rule(format!("-6 -A {told} -j REJECT --reject-with icmp6-adm-prohibited"));
     }
 }
 

@@ -12,7 +12,7 @@ use super::Router;
 use super::TABLE;
 use super::To;
 use super::Whose;
-use super::networks::{Networks, PUBLISHED, merged, networks_of, sorted};
+use super::networks::{PUBLISHED, merged, networks_of, sorted};
 use super::text::Text;
 use std::net::SocketAddr;
 
@@ -118,7 +118,7 @@ impl Firewall {
         ));
         text.line("\tchain left_alone {");
         text.line("\t\tfib daddr type { local, broadcast, anycast, multicast } accept");
-        self.excepted("", text);
+        self.excepted(text);
         text.line("\t}");
         text.line("");
     }
@@ -132,17 +132,32 @@ impl Firewall {
         }
     }
 
-    /// A rule for each set of networks; `of` is empty for the packet's own addresses.
-    fn excepted(&self, of: &str, text: &mut Text) {
-        let mut rules = |nets: &Networks, end: &str, set: &str| {
-            for (nets, family, version) in [(&nets.v4, "ip", "v4"), (&nets.v6, "ip6", "v6")] {
+    /// A rule for each set of networks.
+    fn excepted(&self, text: &mut Text) {
+        self.each_set(|family, end, set| text.line(format_args!("\t\t{family} {end} {set} accept")));
+    }
+
+    /// The same for all packets of a connection, and for ICMP errors about it. An address translation has no say: the reply
+    /// comes from where the connection was really led to, and the original is from who began it.
+    fn excepted_in_conntrack(&self, text: &mut Text) {
+        self.each_set(|family, end, set| {
+            let of = if end == "daddr" { "ct reply" } else { "ct original" };
+            text.line(format_args!("\t\t{of} {family} saddr {set} accept"));
+        });
+    }
+
+    fn each_set(&self, mut rule: impl FnMut(&str, &str, &str)) {
+        let each = [
+            (self.destinations(), "daddr", "destinations"),
+            (networks_of(&self.except_sources), "saddr", "sources"),
+        ];
+        for (nets, end, set) in each {
+            for (nets, family, version) in [(nets.v4, "ip", "v4"), (nets.v6, "ip6", "v6")] {
                 if !nets.is_empty() {
-                    text.line(format_args!("\t\t{of}{family} {end} @{set}_{version} accept"));
+                    rule(family, end, &format!("@{set}_{version}"));
                 }
             }
-        };
-        rules(&self.destinations(), "daddr", "destinations");
-        rules(&networks_of(&self.except_sources), "saddr", "sources");
+        }
     }
 
     fn router_chains(&self, router: &Router, text: &mut Text) {
@@ -243,9 +258,12 @@ impl Firewall {
         text.line("");
         if excuses {
             text.line("\tchain excused {");
-            self.excepted("ct original ", text);
+            text.line(
+                "\t\t# Replies come from where a connection was really led to, whatever was translated.",
+            );
+            self.excepted_in_conntrack(text);
             for (servers, family, _) in name_servers(gate) {
-                text.line(format_args!("\t\tct original {family} daddr {servers} jump names"));
+                text.line(format_args!("\t\tct reply {family} saddr {servers} jump names"));
             }
             if gate.icmp {
                 text.line("\t\ticmp type { echo-request, echo-reply } accept");
@@ -256,11 +274,11 @@ impl Firewall {
             text.line("");
             if !gate.dns.is_empty() {
                 text.line("\tchain names {");
-                text.line("\t\tmeta l4proto udp ct original proto-dst 53 accept");
-                text.line("\t\tmeta l4proto tcp ct original proto-dst 53 accept");
+                text.line("\t\tmeta l4proto udp ct reply proto-src 53 accept");
+                text.line("\t\tmeta l4proto tcp ct reply proto-src 53 accept");
                 for (_, _, icmp) in name_servers(gate) {
                     text.line(format_args!(
-                        "\t\tmeta l4proto {icmp} ct state related ct original proto-dst 53 accept"
+                        "\t\tmeta l4proto {icmp} ct state related ct reply proto-src 53 accept"
                     ));
                 }
                 text.line("\t}");
@@ -286,7 +304,7 @@ impl Firewall {
         text.line("");
         if output.to.capture == Capture::Tproxy {
             text.line("\t\t# Wayleave's own side of what it captured.");
-            text.line("\t\tsocket transparent 1 accept");
+            text.line("\t\tfib saddr type != local accept");
         }
         text.line(format_args!("\t\ttcp dport {ports} goto from_this_host"));
         text.line("\t}");
@@ -417,7 +435,7 @@ impl Firewall {
         text.line("\t\ttype filter hook output priority raw; policy accept;");
         text.line("");
         for clients in on("oifname", &router.clients) {
-            text.line(format_args!("\t\t{clients} tcp sport {ports} socket transparent 1 notrack"));
+            text.line(format_args!("\t\t{clients} tcp sport {ports} fib saddr type != local notrack"));
         }
         text.line("\t}");
         text.line("");

@@ -2,6 +2,7 @@
 
 use super::Capture;
 use super::Clients;
+use super::DIVERT_MARK;
 use super::Firewall;
 use super::Output;
 use super::Own;
@@ -136,11 +137,15 @@ fn notes_of_router(router: &Router, text: &mut Text) {
         }
     }
     text.line("# What wayleave itself sends, and an upstream on this machine, is not forwarded: nothing is excluded for it.");
-    text.line(format_args!(
-        "# If you have an input chain that drops, it must let clients in to port {}{}. Forwarding must be on.",
-        ports.join(" and "),
-        if router.to.capture == Capture::Tproxy { ", whatever address they meant (what has the mark 0x574d)" } else { "" }
-    ));
+    text.line(match router.to.capture {
+        Capture::Redirect => format!(
+            "# Forwarding must be on. If you have an input chain that drops, it must let clients in to port {}.",
+            ports.join(" and ")
+        ),
+        Capture::Tproxy => format!(
+            "# Forwarding must be on. If you have an input chain that drops, it must let in what has the mark {DIVERT_MARK:#x}."
+        ),
+    });
 }
 
 fn notes_of_output(output: &Output, text: &mut Text) {
