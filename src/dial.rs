@@ -221,11 +221,8 @@ impl Dialler {
             true => DialError::NothingBack(Box::new(err)),
             false => err,
         })?;
-        let ticket = match local_addr(socket.options(), addr)?.port() == from.port() {
-            true => None,
-            false => Some(self.loops.from_other_port(from.ip(), addr).ok_or(DialError::Loop { addr })?),
-        };
-        Ok(Reached { socket, addr, ticket })
+        // Whoever it were that it came back to, it would not be up.
+        Ok(Reached { socket, addr, ticket: None })
     }
 
     /// From an address of this machine's.
@@ -250,13 +247,7 @@ fn register(loops: &Loops, socket: SockRef<'_>, addr: SocketAddr) -> Result<Opti
     if !loops.armed() {
         return Ok(None);
     }
-    let local = local_addr(socket, addr)?;
-    Ok(Some(loops.dialled((local, unmapped(addr))).ok_or(DialError::Loop { addr })?))
-}
-
-/// Where a connection to `addr` was dialled from.
-fn local_addr(socket: SockRef<'_>, addr: SocketAddr) -> Result<SocketAddr, DialError> {
     let local = socket.local_addr().map_err(|err| DialError::Connect { addr, err })?.as_socket();
     let local = local.ok_or_else(|| DialError::Connect { addr, err: io::ErrorKind::Unsupported.into() })?;
-    Ok(unmapped(local))
+    Ok(Some(loops.dialled((unmapped(local), unmapped(addr))).ok_or(DialError::Loop { addr })?))
 }

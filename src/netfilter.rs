@@ -3,7 +3,7 @@
 mod loops;
 mod own;
 
-pub use loops::{Accepted, Dialled, Loops, MAX_OTHER_PORTS, MAX_REPEATS, Repeat};
+pub use loops::{Accepted, Dialled, Loops, MAX_REPEATS, Repeat};
 pub use own::{OwnAddrs, inner_v4, is_never_dialled_for_a_name};
 
 use crate::addr::{OriginalDst, unmapped};

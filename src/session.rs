@@ -256,7 +256,8 @@ async fn reach(report: &Report, client: Fresh) -> Result<Both<'_>, End> {
         });
     }
     // This machine's own connections have its address in any case.
-    let keeps_source = ctx.dialler.source == Source::Client && client.capture() == Capture::Tproxy && !from_self;
+    let keeps_source =
+        ctx.dialler.source == Source::Client && client.capture() == Capture::Tproxy && !from_self;
     let is_loop = |why| End::because(Cause::Loop, Side::Wayleave, why);
     let accepted = match from_self {
         true => Some(loops.accepted((peer.get(), dst.get())).ok_or_else(|| is_loop(netfilter::OWN_TRAFFIC))?),

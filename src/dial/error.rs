@@ -164,8 +164,8 @@ impl fmt::Display for DialError {
             }
             Self::NothingBack(err) => write!(
                 f,
-                "{err}; it was dialled from the client's address (--source client): do the rules bring what is sent there \
-                 back here?"
+                "{err}; it was dialled from the client's address (--source client): do the rules leave that alone, and bring \
+                 the answers back here?"
             ),
             Self::NoneOf { tried, untried } => {
                 for (number, err) in tried.iter().enumerate() {

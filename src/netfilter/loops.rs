@@ -1,32 +1,27 @@
 //! Loops: connections of our own that the rules hand back to us. Exclusion in the rules is the guarantee (by uid, see
 //! contrib/nftables); what is here is the backstop, so that a wrong rule is a log line and not a storm.
 //!
-//! Most connections have none of the tickets that are given here, so that those are boxed. Three kinds are told apart:
+//! Most connections have none of the tickets that are given here, so that those are boxed. What may be:
 //!
 //! * **Our own connection comes back**: it is from where we dialled, and its original destination is what we dialled.
 //!   (Not the first alone: the kernel gives one port to many connections that differ in their destinations.) It can be
 //!   accepted before the dialler knows its own address, so both sides look for each other, at accept and after the dial.
-//! * **A connection that was dialled from its client's address comes back** (`--source client`): it looks like another one
-//!   of the client's, and one that is a client's may look like it. If it has the client's port too, the kernel takes its
-//!   SYN for one of the client's own connection, and nothing comes of it; with another port each turn needs another one.
-//!   The number of those is bounded.
+//! * **A connection that was dialled from its client's address** (`--source client`) cannot come back: whoever accepts it
+//!   answers the client, which knows nothing of it, and we hear nothing. If it has the client's port as well, the kernel
+//!   takes it for the client's own connection.
 //! * **A local upstream's connection comes back**: the upstream dials for us, and what it dials is redirected to us
 //!   again, each time with the same first bytes to the same place. Nothing tells it from a busy client but its depth;
 //!   that is what is bounded.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many open connections from an address of our own (or of the upstream's) may have the same first bytes and the
 /// same destination, before they are taken for a loop through the upstream.
 pub const MAX_REPEATS: usize = 128;
-
-/// How many open connections from one client's address to one destination may have been dialled from another port than
-/// the client's, before they are taken for a loop. Its own port is taken only by chance.
-pub const MAX_OTHER_PORTS: usize = 128;
 
 /// The connections that might be loops.
 #[derive(Debug, Default)]
@@ -49,8 +44,6 @@ struct Ends {
     dialled: HashMap<FromTo, bool>,
     /// Connections from clients whose address is one of ours, and how often.
     accepted: HashMap<FromTo, usize>,
-    /// Connections that were dialled from a client's address and another port than its own, by both addresses.
-    other_ports: HashMap<(IpAddr, SocketAddr), usize>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,21 +81,7 @@ impl Loops {
             return None;
         }
         ends.dialled.insert(from_to, false);
-        Some(Box::new(Dialled { ends: Arc::clone(&self.ends), kind: Kind::Own(from_to) }))
-    }
-
-    /// A connection was dialled from a client's address, and another port than the client's. None: too many were.
-    #[must_use]
-    pub fn from_other_port(&self, client: IpAddr, dst: SocketAddr) -> Option<Box<Dialled>> {
-        let key = (client, dst);
-        let mut ends = lock(&self.ends);
-        let count = ends.other_ports.entry(key).or_insert(0);
-        if *count >= MAX_OTHER_PORTS {
-            return None;
-        }
-        *count = count.saturating_add(1);
-        drop(ends);
-        Some(Box::new(Dialled { ends: Arc::clone(&self.ends), kind: Kind::OtherPort(key) }))
+        Some(Box::new(Dialled { ends: Arc::clone(&self.ends), from_to }))
     }
 
     /// Counts a connection from an address of our own (or the upstream's) that said `first` to `dst`. None: too many
@@ -138,35 +117,20 @@ impl Drop for Accepted<'_> {
 #[derive(Debug)]
 pub struct Dialled {
     ends: Arc<Mutex<Ends>>,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    /// From an address of our own.
-    Own(FromTo),
-    /// From a client's.
-    OtherPort((IpAddr, SocketAddr)),
+    from_to: FromTo,
 }
 
 impl Dialled {
     /// It came back to us and was refused there, since it was registered.
     #[must_use]
     pub fn came_back(&self) -> bool {
-        match &self.kind {
-            Kind::Own(from_to) => lock(&self.ends).dialled.get(from_to).copied().unwrap_or(false),
-            Kind::OtherPort(_) => false,
-        }
+        lock(&self.ends).dialled.get(&self.from_to).copied().unwrap_or(false)
     }
 }
 
 impl Drop for Dialled {
     fn drop(&mut self) {
-        let mut ends = lock(&self.ends);
-        match &self.kind {
-            Kind::Own(from_to) => drop(ends.dialled.remove(from_to)),
-            Kind::OtherPort(key) => release(&mut ends.other_ports, key),
-        }
+        lock(&self.ends).dialled.remove(&self.from_to);
     }
 }
 
@@ -215,21 +179,6 @@ mod tests {
         drop(accepted);
         assert!(loops.dialled(ours).is_some());
         assert!(lock(&loops.ends).dialled.is_empty() && lock(&loops.ends).accepted.is_empty());
-    }
-
-    #[test]
-    fn other_ports_are_bounded_for_each_client_and_destination() {
-        let loops = Loops::default();
-        let [client, other]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
-        let [dst, elsewhere] = ["192.0.2.1:80", "192.0.2.1:81"].map(|addr| addr.parse().unwrap());
-        let open: Vec<_> =
-            (0..MAX_OTHER_PORTS).map(|_| loops.from_other_port(client, dst).unwrap()).collect();
-        assert!(loops.from_other_port(client, dst).is_none());
-        assert!(loops.from_other_port(other, dst).is_some() && loops.from_other_port(client, elsewhere).is_some());
-        assert!(!loops.armed() && open.iter().all(|one| !one.came_back()));
-        drop(open);
-        assert!(lock(&loops.ends).other_ports.is_empty());
-        assert!(loops.from_other_port(client, dst).is_some());
     }
 
     #[test]

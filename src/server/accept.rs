@@ -80,7 +80,16 @@ impl Acceptor {
         tasks: TaskTracker,
     ) -> io::Result<Self> {
         let listener = sys::watched(socket, Interest::READABLE)?;
-        Ok(Self { listener, capture, ctx, permits, tasks, pause: FIRST_PAUSE, failed_in_a_row: 0, complained: None })
+        Ok(Self {
+            listener,
+            capture,
+            ctx,
+            permits,
+            tasks,
+            pause: FIRST_PAUSE,
+            failed_in_a_row: 0,
+            complained: None,
+        })
     }
 
     /// Accepts until `stop`, then what is queued already, and closes the listener.

@@ -16,7 +16,7 @@ use crate::support::{Daemon, Lab, WEB_V4, WEB_V6, wait};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
 
 /// Sends a request there; gives the two addresses that the server saw, its own and its client's, and our own.
-fn ask(lab: &Lab, dst: &str) -> [String; 3] {
+pub(crate) fn ask(lab: &Lab, dst: &str) -> [String; 3] {
     let mut stream = lab.connect(dst);
     let own = stream.local_addr().unwrap().to_string();
     stream.write_all(GET).unwrap();
@@ -28,7 +28,7 @@ fn ask(lab: &Lab, dst: &str) -> [String; 3] {
 }
 
 /// The destination is the one that the client dialled, and it was reached by way of the daemon.
-fn is_carried(lab: &Lab, daemon: &Daemon, dst: &str) {
+pub(crate) fn is_carried(lab: &Lab, daemon: &Daemon, dst: &str) {
     let [dialled, by, own] = ask(lab, dst);
     assert_eq!(dialled, dst);
     assert_ne!(by, own, "{dst} was reached without the daemon");
@@ -38,14 +38,18 @@ fn is_carried(lab: &Lab, daemon: &Daemon, dst: &str) {
 }
 
 fn web_is_carried(lab: &Lab) {
+    web_is_carried_by(lab, &lab.daemon(&[]));
+}
+
+pub(crate) fn web_is_carried_by(lab: &Lab, daemon: &Daemon) {
     let _servers = [80, 443].map(|port| lab.mirror(port));
-    let daemon = lab.daemon(&[]);
+    let before = daemon.records().len();
     for host in [WEB_V4, "198.51.100.7", &format!("[{WEB_V6}]")] {
         for port in [80, 443] {
-            is_carried(lab, &daemon, &format!("{host}:{port}"));
+            is_carried(lab, daemon, &format!("{host}:{port}"));
         }
     }
-    assert_eq!(daemon.records().len(), 6);
+    assert_eq!(daemon.records().len(), before + 6);
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn each_listener_takes_its_own() {
 
 /// Connects and says nothing: a reset must come, before a byte and without waiting for one.
 #[track_caller]
-fn is_reset(daemon: &Daemon, side: &Namespace, address: &str, causes: &[&str]) {
+pub(crate) fn is_reset(daemon: &Daemon, side: &Namespace, address: &str, causes: &[&str]) {
     let before = daemon.records().len();
     // A reset that is quicker than the client's next call fails the connect.
     let end = side.enter(|| {
@@ -181,7 +185,7 @@ fn is_reset(daemon: &Daemon, side: &Namespace, address: &str, causes: &[&str]) {
 }
 
 /// The listener's addresses as seen from the client, and from the router itself.
-fn is_reset_everywhere(lab: &Lab, daemon: &Daemon, cause: &str) {
+pub(crate) fn is_reset_everywhere(lab: &Lab, daemon: &Daemon, cause: &str) {
     for address in ["10.1.0.1", "10.2.0.1", "[fd00:1::1]", "[fd00:2::1]"] {
         is_reset(daemon, lab.client_side(), &format!("{address}:8443"), &[cause]);
     }

@@ -12,6 +12,7 @@ use crate::support::bytes::{echo, pattern};
 use crate::support::client::read_to_end;
 use crate::support::strace::Calls;
 use crate::support::{Daemon, Lab, wait};
+use crate::tproxy::load_printed;
 
 /// System calls of a short connection through an upstream, and of one that goes directly: with its record, and its share
 /// of everything that the daemon does besides. A hello goes up, a kilobyte comes down, the server closes.
@@ -123,6 +124,17 @@ fn system_calls_of_a_short_connection_that_goes_directly() {
     let _server = lab.server(443, |mut stream| answer(&mut stream));
     let daemon = lab.daemon(&["--allow-file", &whitelist(&lab)]);
     lab.load_rules();
+    hold_to(CALLS_DIRECT, &lab, daemon);
+}
+
+/// To ask the socket for its address instead of conntrack is no more than that.
+#[test]
+fn system_calls_of_a_short_connection_that_tproxy_brings() {
+    let lab = Lab::router();
+    let _server = lab.server(443, |mut stream| answer(&mut stream));
+    let flags = ["--capture", "tproxy", "--allow-file", &whitelist(&lab)];
+    let daemon = lab.start(&flags).net_admin().run();
+    load_printed(&lab, "router", &["--capture", "tproxy", "--in-interface", "lan0"]);
     hold_to(CALLS_DIRECT, &lab, daemon);
 }
 

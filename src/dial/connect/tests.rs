@@ -81,11 +81,15 @@ fn families_take_turns_and_the_first_addresss_is_first() {
 async fn one_address_fails_for_what_it_is() {
     assert!(matches!(first_of(&[], How::default(), soon()).await, Err(DialError::NoAddress)));
     let nobody = refused();
-    let Err(DialError::Connect { addr, err }) = first_of(&[nobody], How::default(), soon()).await else { panic!() };
+    let Err(DialError::Connect { addr, err }) = first_of(&[nobody], How::default(), soon()).await else {
+        panic!()
+    };
     assert_eq!((addr, err.kind()), (nobody, io::ErrorKind::ConnectionRefused));
     let (_listener, silent, queue) = silent();
     let deadline = Instant::now() + Duration::from_millis(50);
-    let Err(DialError::ConnectTimeout { addr }) = first_of(&[silent], How::default(), deadline).await else { panic!() };
+    let Err(DialError::ConnectTimeout { addr }) = first_of(&[silent], How::default(), deadline).await else {
+        panic!()
+    };
     assert_eq!(addr, silent);
     drop(queue);
 }

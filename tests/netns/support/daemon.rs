@@ -29,6 +29,7 @@ pub struct Start<'a> {
     args: Vec<String>,
     env: Vec<(String, String)>,
     as_root: bool,
+    net_admin: bool,
     nofile: Option<u64>,
     stalled: bool,
     wait: bool,
@@ -44,13 +45,28 @@ impl Lab {
     /// The same with something special about it.
     pub fn start(&self, args: &[&str]) -> Start<'_> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Start { lab: self, args, env: Vec::new(), as_root: false, nofile: None, stalled: false, wait: true }
+        Start {
+            lab: self,
+            args,
+            env: Vec::new(),
+            as_root: false,
+            net_admin: false,
+            nofile: None,
+            stalled: false,
+            wait: true,
+        }
     }
 }
 
 impl Start<'_> {
     pub fn root(mut self) -> Self {
         self.as_root = true;
+        self
+    }
+
+    /// As its own user, with CAP_NET_ADMIN and nothing else: AmbientCapabilities= of systemd.
+    pub fn net_admin(mut self) -> Self {
+        self.net_admin = true;
         self
     }
 
@@ -90,9 +106,12 @@ impl Start<'_> {
                 format!("--reuid={uid}"),
                 format!("--regid={uid}"),
                 "--clear-groups".to_owned(),
-                "--inh-caps=-all".to_owned(),
+                format!("--inh-caps=-all{}", if self.net_admin { ",+net_admin" } else { "" }),
                 "--no-new-privs".to_owned(),
             ]);
+            if self.net_admin {
+                argv.push("--ambient-caps=+net_admin".to_owned());
+            }
         }
         let binary = binary_for_everyone(self.lab);
         argv.push(binary.to_string_lossy().into_owned());
@@ -286,7 +305,7 @@ fn ports(args: &[String]) -> Vec<u16> {
 
 /// The binary where every user can run it: a checkout below a closed home directory is out of reach for anybody
 /// else, and then the lab's folder gets a copy.
-fn binary_for_everyone(lab: &Lab) -> PathBuf {
+pub fn binary_for_everyone(lab: &Lab) -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_wayleave"));
     let open = |path: &Path| fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
     if built.ancestors().all(|part| part.as_os_str().is_empty() || open(part)) {
