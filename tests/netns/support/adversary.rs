@@ -42,7 +42,7 @@ impl Way {
         Way::new(name, vec![packet])
     }
 
-    fn of_udp(name: String, src: SocketAddr, dst: SocketAddr) -> Way {
+    pub fn of_udp(name: String, src: SocketAddr, dst: SocketAddr) -> Way {
         let datagram = packets::udp(src, dst, mark(&name).as_bytes());
         Way::new(name, vec![packets::ip(src.ip(), dst.ip(), UDP, &datagram)])
     }

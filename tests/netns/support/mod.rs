@@ -16,6 +16,7 @@
 
 pub mod adversary;
 pub mod agreement;
+pub mod attached;
 pub mod bytes;
 pub mod certificates;
 pub mod cgroup;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::lab::Lab;
+use super::namespace::Namespace;
 use super::packets;
 use super::tools::{command, run};
 use super::wait;
@@ -55,10 +56,22 @@ impl Lab {
     /// Listens on the cable between router and server side from now on.
     #[track_caller]
     pub fn sniffer(&self) -> Sniffer {
-        let link = run(command("ip").args(["-n", self.router_side().name(), "-o", "link", "show", "wan0"]));
+        self.sniffer_of("wan0", self.server_side())
+    }
+
+    /// The same between router and client.
+    #[track_caller]
+    pub fn sniffer_at_client(&self) -> Sniffer {
+        self.sniffer_of("lan0", self.client_side())
+    }
+
+    /// What comes out of this interface of the router's.
+    fn sniffer_of(&self, interface: &str, side: &Namespace) -> Sniffer {
+        let link =
+            run(command("ip").args(["-n", self.router_side().name(), "-o", "link", "show", interface]));
         let mac = link.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
         let mac: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
-        let mut socket = self.server_side().enter(|| {
+        let mut socket = side.enter(|| {
             Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(ETH_P_ALL.to_be()))))
                 .unwrap()
         });
@@ -89,21 +102,37 @@ impl Lab {
         Sniffer { frames, stop, reader: Some(reader) }
     }
 
-    /// Something that is sent by the client now has either come out at the server side, or never will: what was sent
-    /// later has. (The router answers an echo request itself, and its own packet goes the rest of the way.)
+    /// Something that was sent by the client has either come out at the server side, or never will: what is sent
+    /// later has. (The router answers the client, and its own packet goes the rest of the way.)
     #[track_caller]
     pub fn fence(&self, sniffer: &Sniffer) {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let word = format!("<fence {}>", NUMBER.fetch_add(1, Ordering::Relaxed));
         for router in ["10.1.0.1:9", "[fd00:1::1]:9"] {
             if !self.is_host() {
                 let refused = self.client(|| super::client::connect(router));
                 assert!(refused.is_err(), "{router}");
             }
         }
+        self.fence_from_router(sniffer, [("10.2.0.1:9", "10.2.0.2:9"), ("[fd00:2::1]:9", "[fd00:2::2]:9")]);
+    }
+
+    /// The same for what goes to the client, from wherever it was sent: each namespace's packets pass the router in
+    /// order, so that the router's own come last.
+    #[track_caller]
+    pub fn fence_at_client(&self, sniffer: &Sniffer) {
+        for router in ["10.2.0.1:9", "[fd00:2::1]:9"] {
+            let refused = self.server_side().enter(|| super::client::connect(router));
+            assert!(refused.is_err(), "{router}");
+        }
+        self.fence_from_router(sniffer, [("10.1.0.1:9", "10.1.0.2:9"), ("[fd00:1::1]:9", "[fd00:1::2]:9")]);
+    }
+
+    #[track_caller]
+    fn fence_from_router(&self, sniffer: &Sniffer, ways: [(&str, &str); 2]) {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let word = format!("<fence {}>", NUMBER.fetch_add(1, Ordering::Relaxed));
         self.router_side().enter(|| {
-            for (src, dst) in [("10.2.0.1:9", "10.2.0.2:9"), ("[fd00:2::1]:9", "[fd00:2::2]:9")] {
-                let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+            for (src, dst) in ways {
+                let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
                 let datagram = packets::udp(src, dst, word.as_bytes());
                 packets::send(&packets::ip(src.ip(), dst.ip(), packets::UDP, &datagram)).unwrap();
             }
