@@ -58,15 +58,11 @@ fn through_squid_reached_over_ipv6() {
 #[test]
 fn through_a_local_cntlm() {
     for (lab, iptables) in [(Lab::router(), false), (Lab::host(), false), (Lab::host(), true)] {
-        if iptables {
-            lab.load_iptables(&[("#-A", "-A"), ("80,443", "80,443,3130")]);
-        } else if lab.is_host() {
-            lab.load_rules_with(&[
-                ("bypass_users", "{ wayleave, cntlm }"),
-                ("web_ports", "{ 80, 443, 3130 }"),
-            ]);
-        } else {
-            lab.load_rules();
+        let flags = ["--upstream-uid", "cntlm", "--ports", "80,443,3130"];
+        match (iptables, lab.is_host()) {
+            (true, _) => lab.load_iptables(&flags),
+            (false, true) => lab.load_rules_with(&flags),
+            (false, false) => lab.load_rules(),
         }
         let _web = lab.nginx();
         let squid = lab.squid_ntlm();

@@ -270,7 +270,7 @@ fn a_loser_that_arrived_is_reset_and_never_asked() {
 fn a_loser_that_comes_back_to_us() {
     const ADDRESSES: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
     let lab = Lab::host();
-    lab.load_rules_with(&[("bypass_users", "{ 65533 }")]);
+    lab.load_rules_with(&["--own-uid", "65533"]);
     let server = lab.server(80, |mut stream: TcpStream| echo(&mut stream));
     let all = ADDRESSES.map(|address| address.parse().unwrap());
     lab.name(NAME, &all);

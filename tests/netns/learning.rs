@@ -22,7 +22,7 @@ const D: &str = "192.0.2.40";
 /// A server at all addresses that tells which of them was dialled, on these ports, which are redirected.
 fn mirrors(lab: &Lab, ports: &[u16]) -> Vec<crate::support::server::Server> {
     let list: Vec<String> = ports.iter().map(ToString::to_string).collect();
-    lab.load_rules_with(&[("web_ports", &format!("{{ {} }}", list.join(", ")))]);
+    lab.load_rules_with(&["--ports", &list.join(",")]);
     ports.iter().map(|port| lab.mirror(*port)).collect()
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::client::read_to_end;
 use crate::support::peers::Peer;
-use crate::support::rules::{load_nft, nft};
+use crate::support::rules::nft;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6, wait};
 
 /// MAX_REPEATS in src/netfilter/loops.rs.
@@ -76,7 +76,7 @@ fn are_all_loops(daemon: &Daemon, clients: &[String]) {
 fn own_traffic_that_the_rules_forgot() {
     let lab = Lab::host();
     let server = lab.mirror(80);
-    lab.load_rules_with(&[("bypass_users", "{ 65533 }")]);
+    lab.load_rules_with(&["--own-uid", "65533"]);
     let daemon = lab.daemon(&[]);
     ends_at_the_first_turn(&lab, &daemon);
     assert_eq!(server.hits(), 0);
@@ -95,7 +95,7 @@ fn own_traffic_that_the_rules_forgot() {
 fn own_traffic_to_the_upstream_that_the_rules_forgot() {
     let lab = Lab::host();
     let server = lab.mirror(80);
-    lab.load_rules_with(&[("bypass_users", "{ 65533 }")]);
+    lab.load_rules_with(&["--own-uid", "65533"]);
     let daemon = lab.daemon(&["--upstream-proxy", "http://198.51.100.30:80"]);
     ends_at_the_first_turn(&lab, &daemon);
     assert_eq!(server.hits(), 0);
@@ -120,7 +120,7 @@ fn crowd(lab: &Lab, clients: usize) -> Vec<TcpStream> {
 fn a_crowd_of_own_traffic_is_no_storm() {
     const CROWD: usize = 100;
     let lab = Lab::host();
-    lab.load_iptables(&[("--uid-owner wayleave", "--uid-owner 65533")]);
+    lab.load_iptables(&["--own-uid", "65533"]);
     let daemon = lab.daemon(&[]);
     let streams = crowd(&lab, CROWD);
     let clients: Vec<String> = streams.iter().map(|s| s.local_addr().unwrap().to_string()).collect();
@@ -149,9 +149,9 @@ fn a_local_cntlm_that_the_rules_exclude() {
         let squid = corporate_proxy_on_port_80(&lab);
         let cntlm = lab.cntlm("NTLM", &squid.at());
         if iptables {
-            lab.load_iptables(&[("#-A", "-A")]);
+            lab.load_iptables(&["--upstream-uid", "cntlm"]);
         } else {
-            lab.load_rules_with(&[("bypass_users", "{ wayleave, cntlm }")]);
+            lab.load_rules_with(&["--upstream-uid", "cntlm"]);
         }
         let daemon = lab.daemon(&["--upstream-proxy", &cntlm.url()]);
         for _ in 0..3 {
@@ -195,7 +195,7 @@ fn a_local_cntlm_that_the_rules_forgot() {
     is_bounded(&daemon, 1);
     assert_eq!(squid.file("access.log"), "", "nothing reached it");
     // The rules are repaired, and the same daemon carries.
-    lab.load_rules_with(&[("bypass_users", "{ wayleave, cntlm }")]);
+    lab.load_rules_with(&["--upstream-uid", "cntlm"]);
     assert!(lab.curl(&["https://www.example.com/"]).ok());
 }
 
@@ -212,7 +212,7 @@ fn a_local_proxy_without_parent_that_the_rules_forgot() {
         assert_ne!(said.out, "http www.example.com HTTP/1.1\n");
     }
     is_bounded(&daemon, 2);
-    lab.load_rules_with(&[("bypass_users", &format!("{{ wayleave, {PROXYS_UID} }}"))]);
+    lab.load_rules_with(&["--upstream-uid", &PROXYS_UID.to_string()]);
     let before = loops(&daemon).len();
     assert!(lab.curl(&["https://www.example.com/"]).ok());
     assert_eq!(loops(&daemon).len(), before);
@@ -246,7 +246,7 @@ fn own_traffic_of_a_router_that_the_rules_forgot() {
     let lab = Lab::router();
     let server = lab.mirror(80);
     lab.load_rules();
-    load_nft(lab.router_side(), "nftables/output.nft", &[("bypass_users", "{ 65533 }")]);
+    lab.load_mode("router,output", &["--own-uid", "65533"]);
     let daemon = lab.daemon(&[]);
     let streams = crowd(&lab, CROWD);
     drop(streams);
@@ -259,7 +259,7 @@ fn own_traffic_of_a_router_that_the_rules_forgot() {
     let record = daemon.record(|r| r["client"] == client.as_str());
     assert_eq!(record["end"], "loop", "{record}");
     assert_eq!(server.hits(), 0);
-    load_nft(lab.router_side(), "nftables/output.nft", &[]);
+    lab.load_mode("router,output", &[]);
     assert!(ask(&lab, &format!("{WEB_V4}:80")).0.starts_with(WEB_V4));
 }
 

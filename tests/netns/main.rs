@@ -40,6 +40,9 @@ mod firewall_docker;
 mod firewall_gate;
 mod firewall_output;
 mod firewall_router;
+#[path = "../common/firewall_flags.rs"]
+mod firewall_flags;
+mod firewall_text;
 mod forged;
 mod half_close;
 #[path = "../common/hello.rs"]

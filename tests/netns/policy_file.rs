@@ -222,7 +222,7 @@ fn a_rule_is_for_those_that_from_names() {
 fn a_rule_is_for_the_ports_that_it_names() {
     let lab = Lab::router();
     let _servers = [80, 443, 8079, 8080, 8099, 8100].map(|port| lab.mirror(port));
-    lab.load_rules_with(&[("web_ports", "{ 80, 443, 8000-8999 }")]);
+    lab.load_rules_with(&["--ports", "80,443,8000-8999"]);
     let policy = lab.file(
         "policy",
         "allow www.example.com port 8080-8099, 80\n\

@@ -91,7 +91,7 @@ fn a_tunnel_is_a_tunnel_whatever_its_head_says() {
 fn a_server_that_speaks_first_and_long_behind_the_head() {
     const LONG: usize = 500_000;
     let lab = Lab::host();
-    lab.load_rules_with(&[("web_ports", "{ 22 }")]);
+    lab.load_rules_with(&["--ports", "22"]);
     let upstream = lab.upstream(|mut stream, _| {
         stream.write_all(&[b"HTTP/1.1 200 OK\r\n\r\n", &pattern(2, LONG)[..]].concat())?;
         finish(stream)

@@ -80,7 +80,7 @@ fn a_hello_in_any_pieces() {
 }
 
 /// Ports that the shipped rules do not redirect yet.
-const WITH_SSH: (&str, &str) = ("web_ports", "{ 22, 80, 443 }");
+const WITH_SSH: &[&str] = &["--ports", "22,80,443"];
 
 /// The client waits for the server, and so does the server for nobody: after the deadline it goes on by address.
 #[test]
@@ -105,7 +105,7 @@ fn a_server_that_speaks_first() {
 fn ports_where_the_server_speaks_first() {
     let lab = Lab::router();
     let _servers = [22, 80].map(|port| lab.speaks_first(port, "SSH-2.0-lab\r\n"));
-    lab.load_rules_with(&[WITH_SSH]);
+    lab.load_rules_with(WITH_SSH);
     for (args, port) in [(&[][..], 22), (&["--no-sniff-ports", "4,80"], 80)] {
         // Only a connection that is not sniffed at all gets on before this deadline.
         let daemon = lab.daemon(&[args, &["--sniff-timeout", "1h"]].concat());

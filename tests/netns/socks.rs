@@ -244,7 +244,7 @@ fn large_transfers_and_half_close() {
 fn nothing_of_a_server_that_speaks_first_is_lost() {
     const BANNER: &str = "220 lab ESMTP\r\n";
     let lab = Lab::router();
-    lab.load_rules_with(&[("web_ports", "25")]);
+    lab.load_rules_with(&["--ports", "25"]);
     let _server = lab.speaks_first(25, BANNER);
     let (dante, socks) = (lab.dante(None, ""), lab.microsocks(&[]));
     let scripted = Scripted::start(&lab, |mut stream, request| {

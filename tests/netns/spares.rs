@@ -14,7 +14,7 @@ use crate::support::client::{hello, read_exactly, read_to_end};
 use crate::support::delay::FAR_V4;
 use crate::support::lab::CORP_V4;
 use crate::support::peers::Peer;
-use crate::support::rules::{load_nft, nft};
+use crate::support::rules::nft;
 use crate::support::scripted::SCRIPTED_PORT;
 use crate::support::server::Server;
 use crate::support::wait;
@@ -316,7 +316,7 @@ fn spares_that_come_back_do_not_multiply() {
         talk_and_end(&lab);
         proxy.wait_hits(turn + 2);
     }
-    lab.load_rules_with(&[("bypass_users", "{ 65533 }")]);
+    lab.load_rules_with(&["--own-uid", "65533"]);
     let before = daemon.wait_records(3).len();
     for _ in 0..CLIENTS {
         let mut stream = lab.connect(&format!("{WEB_V4}:443"));
@@ -353,7 +353,7 @@ fn no_spares_for_an_upstream_that_is_ourselves() {
     const CLIENTS: usize = 20;
     let lab = Lab::host();
     let proxy = Proxy::start(&lab, 80, |stream, _| yes(stream));
-    lab.load_rules_with(&[("bypass_users", "{ 65533 }")]);
+    lab.load_rules_with(&["--own-uid", "65533"]);
     let daemon = lab.daemon(&["--upstream-proxy", "http://198.51.100.30:80", "--sniff-timeout", "100ms"]);
     for _ in 0..CLIENTS {
         let mut stream = lab.connect(&format!("{WEB_V4}:443"));
@@ -378,7 +378,7 @@ fn spares_of_a_router_that_come_back_do_not_multiply() {
     let daemon = lab.daemon(&["--upstream-proxy", "http://198.51.100.30:80"]);
     talk_and_end(&lab);
     proxy.wait_hits(2);
-    load_nft(lab.router_side(), "nftables/output.nft", &[("bypass_users", "{ 65533 }")]);
+    lab.load_mode("router,output", &["--own-uid", "65533"]);
     for _ in 0..CLIENTS {
         let mut stream = lab.connect(&format!("{WEB_V4}:443"));
         stream.write_all(&hello("www.example.com")).unwrap();
@@ -390,6 +390,6 @@ fn spares_of_a_router_that_come_back_do_not_multiply() {
     assert!(records.len() <= 3 * CLIENTS, "{}", records.len());
     assert!(records.iter().filter(|r| r["end"] == "loop").count() >= CLIENTS - 1, "{records:?}");
     assert!(proxy.hits() <= 3, "{}", proxy.hits());
-    load_nft(lab.router_side(), "nftables/output.nft", &[]);
+    lab.load_mode("router,output", &[]);
     talk_and_end(&lab);
 }

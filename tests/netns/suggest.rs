@@ -25,7 +25,7 @@ const URLS: &[&str] = &[
 ];
 
 /// What is redirected.
-const PORTS: &str = "{ 25, 80, 443, 8080 }";
+const PORTS: &str = "25,80,443,8080";
 
 /// And what none of them wanted at first.
 const NEW: &str = "https://new.example.net/";
@@ -99,7 +99,7 @@ fn what_an_open_daemon_carried_goes_on_under_default_deny() {
     let lab = Lab::router();
     let _web = lab.nginx();
     let mail = lab.speaks_first(25, BANNER);
-    lab.load_rules_with(&[("web_ports", PORTS)]);
+    lab.load_rules_with(&["--ports", PORTS]);
 
     let open = lab.daemon(&[]);
     a_day(&lab, &open);
@@ -145,7 +145,7 @@ fn the_text_form_will_do() {
     let lab = Lab::router();
     let _web = lab.nginx();
     let _mail = lab.speaks_first(25, BANNER);
-    lab.load_rules_with(&[("web_ports", PORTS)]);
+    lab.load_rules_with(&["--ports", PORTS]);
     let daemon = lab.daemon(&["--log-format", "text"]);
     a_day(&lab, &daemon);
     daemon.term();

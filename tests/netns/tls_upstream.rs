@@ -307,7 +307,7 @@ fn echoes(mut tls: Tls, then: impl Fn(&mut Tls) -> io::Result<()>) -> io::Result
 fn what_comes_right_behind_the_reply_is_the_clients() {
     let lab = Lab::router();
     let ca = lab.authority("corp");
-    lab.load_rules_with(&[("web_ports", "{ 22 }")]);
+    lab.load_rules_with(&["--ports", "22"]);
     let certificate = ca.certificate(NAMES);
     for (length, at_once) in [(20, true), (20, false), (300_000, true), (300_000, false)] {
         let _proxy = lab.tls_server(PORT, &certificate, move |mut tls| {

@@ -13,12 +13,9 @@ use crate::support::wait;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6};
 
 /// Loads the shipped rules, with one more port and, on a host, one more user let past.
-fn load_rules(lab: &Lab, web_ports: &str) {
-    if lab.is_host() {
-        lab.load_rules_with(&[("web_ports", web_ports), ("bypass_users", "{ wayleave, cntlm }")]);
-    } else {
-        lab.load_rules_with(&[("web_ports", web_ports)]);
-    }
+fn load_rules(lab: &Lab, ports: &str) {
+    let host: &[&str] = if lab.is_host() { &["--upstream-uid", "cntlm"] } else { &[] };
+    lab.load_rules_with(&[&["--ports", ports], host].concat());
 }
 
 /// A record of a connection to this address that went through an upstream and got something back.
@@ -43,7 +40,7 @@ fn web_through_tinyproxy_from_a_host() {
 fn web_through_tinyproxy(lab: &Lab) {
     let _web = lab.nginx();
     let proxy = lab.tinyproxy("");
-    load_rules(lab, "{ 80, 443 }");
+    load_rules(lab, "80,443");
     for url in [proxy.url(), proxy.url_v6()] {
         let daemon = lab.daemon(&["--upstream-proxy", &url]);
         for (family, web) in [("-4", WEB_V4.to_owned()), ("-6", format!("[{WEB_V6}]"))] {
@@ -99,7 +96,7 @@ fn openssl_through_tinyproxy(lab: &Lab) {
     let _web = lab.nginx();
     let proxy = lab.tinyproxy("");
     let daemon = lab.daemon(&["--upstream-proxy", &proxy.url()]);
-    load_rules(lab, "{ 80, 443 }");
+    load_rules(lab, "80,443");
     let ca = lab.folder().join(CA).to_string_lossy().into_owned();
     for web in [format!("{WEB_V4}:443"), format!("[{WEB_V6}]:443")] {
         for version in ["-tls1_2", "-tls1_3"] {
@@ -134,7 +131,7 @@ fn the_server_speaks_first(lab: &Lab) {
     let _servers = [22, 2222].map(|port| lab.speaks_first(port, BANNER));
     let proxy = lab.tinyproxy("");
     let daemon = lab.daemon(&["--upstream-proxy", &proxy.url()]);
-    load_rules(lab, "{ 22, 2222 }");
+    load_rules(lab, "22,2222");
     for (port, why) in [(22, "not-sniffed"), (2222, "silent")] {
         for web in [format!("{WEB_V4}:{port}"), format!("[{WEB_V6}]:{port}")] {
             let mut stream = lab.connect(&web);
@@ -167,7 +164,7 @@ fn squid_as_shipped_from_a_host() {
 fn squid_as_shipped(lab: &Lab) {
     let _web = lab.nginx();
     let squid = lab.squid("");
-    load_rules(lab, "{ 80, 443 }");
+    load_rules(lab, "80,443");
     for (url, web) in [(squid.url(), WEB_V4.to_owned()), (squid.url_v6(), format!("[{WEB_V6}]"))] {
         let daemon = lab.daemon(&["--upstream-proxy", &url]);
         let family = if web == WEB_V4 { "-4" } else { "-6" };
@@ -217,7 +214,7 @@ fn ntlm_by_way_of_cntlm_from_a_host() {
 fn ntlm_by_way_of_cntlm(lab: &Lab) {
     let _web = lab.nginx();
     let squid = lab.squid_ntlm();
-    load_rules(lab, "{ 80, 443 }");
+    load_rules(lab, "80,443");
     for dialect in ["NTLM", "NTLM2SR"] {
         let cntlm = lab.cntlm(dialect, &squid.at());
         let daemon = lab.daemon(&["--upstream-proxy", &cntlm.url()]);

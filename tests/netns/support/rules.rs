@@ -1,7 +1,6 @@
-//! The firewall rules that ship in contrib, loaded as they are. A test that needs another port or user edits the
-//! same lines that an administrator would.
+//! The firewall rules that `wayleave firewall print` makes, which are those that ship in contrib. A test that needs another
+//! port or user gives the flags that an administrator would.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::lab::Lab;
@@ -27,26 +26,43 @@ impl Lab {
         [nft(Lab::router()), iptables(Lab::router()), nft(Lab::host()), iptables(Lab::host())]
     }
 
+    /// What `wayleave firewall print` says with these flags on the lab's router.
+    #[track_caller]
+    pub fn print(&self, flags: &[&str]) -> String {
+        let mut wayleave = self.router_side().command(env!("CARGO_BIN_EXE_wayleave"));
+        run(wayleave.args(["firewall", "print"]).args(flags))
+    }
+
     /// The nftables rules for this lab as shipped: router.nft, or output.nft on a single host.
     #[track_caller]
     pub fn load_rules(&self) {
         self.load_rules_with(&[]);
     }
 
-    /// The same with some of its defines changed, as in `("bypass_users", "{ wayleave, cntlm }")`.
+    /// The same with flags more.
     #[track_caller]
-    pub fn load_rules_with(&self, defines: &[(&str, &str)]) {
-        let file = if self.is_host() { "nftables/output.nft" } else { "nftables/router.nft" };
-        load_nft(self.router_side(), file, defines);
+    pub fn load_rules_with(&self, flags: &[&str]) {
+        self.load_mode(self.mode(), flags);
     }
 
-    /// The iptables rules for this lab, both families. `edits` are replacements of text that must occur.
+    /// The nftables rules of a mode for this lab, instead of those that are there.
     #[track_caller]
-    pub fn load_iptables(&self, edits: &[(&str, &str)]) {
-        let name = if self.is_host() { "output" } else { "router" };
-        for (family, program) in [("v4", "iptables-restore"), ("v6", "ip6tables-restore")] {
-            restore(self.router_side(), program, &format!("iptables/{name}.{family}.rules"), edits);
-        }
+    pub fn load_mode(&self, mode: &str, flags: &[&str]) {
+        load_nft(
+            self.router_side(),
+            &self.print(&[&["--mode", mode, "--in-interface", "lan0"], flags].concat()),
+        );
+    }
+
+    /// The iptables rules for this lab, both families, with flags more.
+    #[track_caller]
+    pub fn load_iptables(&self, flags: &[&str]) {
+        let own = ["--iptables", "--mode", self.mode(), "--in-interface", "lan0"];
+        restore(self.router_side(), &self.print(&[&own, flags].concat()));
+    }
+
+    fn mode(&self) -> &'static str {
+        if self.is_host() { "output" } else { "router" }
     }
 
     /// nft commands of the test's own, in the router's namespace.
@@ -72,30 +88,20 @@ pub fn nft(side: &Namespace, commands: &str) {
     assert!(output.status.success(), "nft: {}\n{commands}", text(&output.stderr));
 }
 
-/// Checks and loads a file of contrib.
+/// Checks and loads rules for nft.
 #[track_caller]
-pub fn load_nft(side: &Namespace, file: &str, defines: &[(&str, &str)]) {
-    let mut rules = fs::read_to_string(contrib(file)).unwrap();
-    for (name, value) in defines {
-        let start = format!("define {name} = ");
-        let line = rules.lines().find(|line| line.trim_start().starts_with(&start));
-        let line = line.unwrap_or_else(|| panic!("{file} has no define of {name}")).to_owned();
-        rules = rules.replace(&line, &format!("{start}{value}"));
-    }
+pub fn load_nft(side: &Namespace, rules: &str) {
     for mode in [&["-c", "-f", "-"][..], &["-f", "-"]] {
         let output = feed(side.command("nft").args(mode), rules.as_bytes());
-        assert!(output.status.success(), "nft {mode:?} of {file}: {}", text(&output.stderr));
+        assert!(output.status.success(), "nft {mode:?}: {}\n{rules}", text(&output.stderr));
     }
 }
 
-/// Loads a file of contrib with iptables-restore or ip6tables-restore.
+/// Loads rules with iptables-restore and ip6tables-restore.
 #[track_caller]
-pub fn restore(side: &Namespace, program: &str, file: &str, edits: &[(&str, &str)]) {
-    let mut rules = fs::read_to_string(contrib(file)).unwrap();
-    for (old, new) in edits {
-        assert!(rules.contains(old), "{file} has no {old:?}");
-        rules = rules.replace(old, new);
+pub fn restore(side: &Namespace, rules: &str) {
+    for program in ["iptables-restore", "ip6tables-restore"] {
+        let output = feed(side.command(program).arg("--noflush"), rules.as_bytes());
+        assert!(output.status.success(), "{program}: {}\n{rules}", text(&output.stderr));
     }
-    let output = feed(&mut side.command(program), rules.as_bytes());
-    assert!(output.status.success(), "{program} of {file}: {}", text(&output.stderr));
 }
