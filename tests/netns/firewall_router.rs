@@ -232,3 +232,126 @@ fn gate_and_output_by_tproxy() {
 fn gate_and_output_that_keep_the_source() {
     proves("gate,output", KEEPING_SOURCE);
 }
+
+/// Listeners on addresses of their own, on a port for each family.
+fn on_own_addresses(mode: &str, capture: &[&str], listen: [&str; 2]) {
+    let lab = Lab::router();
+    let _server = lab.mirror(80);
+    let flags = [capture, &["--listen", listen[0], "--listen", listen[1], "--mark", "0x574c"]].concat();
+    let daemon = start(&lab, &flags);
+    let side = if mode == "output" { lab.router_side() } else { lab.client_side() };
+    for tool in TOOLS {
+        lab.with_printed(tool, &[&["--mode", mode], &flags[..]].concat(), || {
+            let asking = Asking::new(&lab, &daemon, side);
+            for web in [WEB_V4, WEB_V6] {
+                asking.carried(&SocketAddr::new(web.parse().unwrap(), 80).to_string());
+            }
+        });
+    }
+}
+
+#[test]
+fn listeners_on_own_addresses() {
+    let of_router = ["10.1.0.1:8443", "[fd00:1::1]:8444"];
+    on_own_addresses("router", REDIRECT, of_router);
+    on_own_addresses("router", TPROXY, of_router);
+    on_own_addresses("gate", REDIRECT, of_router);
+    let of_host = ["127.0.0.1:8443", "[::1]:8444"];
+    on_own_addresses("output", REDIRECT, of_host);
+    on_own_addresses("output", TPROXY, of_host);
+}
+
+/// A family that nobody listens for is not captured; in a gate it stays inside.
+fn only_ipv4(capture: &[&str]) {
+    let lab = Lab::router();
+    let _server = lab.mirror(80);
+    let flags = [capture, &["--listen", "0.0.0.0:8443", "--mark", "0x574c"]].concat();
+    let daemon = start(&lab, &flags);
+    let (v4, v6) = (format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80"));
+    for tool in TOOLS {
+        for (mode, side) in
+            [("router", lab.client_side()), ("gate", lab.client_side()), ("output", lab.router_side())]
+        {
+            lab.with_printed(tool, &[&["--mode", mode], &flags[..]].concat(), || {
+                let asking = Asking::new(&lab, &daemon, side);
+                asking.carried(&v4);
+                match mode {
+                    "gate" => asking.refused_from(ONE_V6, &v6),
+                    _ => asking.straight(&v6),
+                }
+                asking.nothing_else_was_carried(None, &v4);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_family_without_a_listener() {
+    only_ipv4(REDIRECT);
+    only_ipv4(TPROXY);
+}
+
+/// A listener of each kind: the router's own connections are redirected, its clients' come by TPROXY.
+#[test]
+fn both_kinds_side_by_side() {
+    let lab = Lab::router();
+    lab.second_client();
+    let _servers = servers(&lab);
+    let listen = ["--listen", "redirect=[::]:8443", "--listen", "tproxy=[::]:8444", "--mark", "0x574c"];
+    let flags = [COMMON, &listen].concat();
+    let daemon = lab.start(&flags).root().run();
+    for tool in TOOLS {
+        lab.with_printed(tool, &[&["--mode", "router,output"], &flags[..]].concat(), || {
+            of_a_client(&Asking::new(&lab, &daemon, lab.client_side()), false, false);
+            of_the_router(&Asking::new(&lab, &daemon, lab.router_side()));
+        });
+    }
+}
+
+/// What is not the default: QUIC goes through, private destinations are captured, and only one interface has clients.
+#[test]
+fn what_flags_can_change() {
+    for tool in TOOLS {
+        let lab = Lab::router();
+        let other = lab.attach("lan1", "10.3.0.1/24", "10.3.0.2/24", "fd00:3::1/64", "fd00:3::2/64");
+        lab.server_side().ip("route add 10.3.0.0/24 via 10.2.0.1\nroute add fd00:3::/64 via fd00:2::1\n");
+        let _server = lab.mirror(80);
+        let flags = ["--quic", "allow", "--lan", "capture", "--in-interface", "lan0"];
+        let daemon = lab.daemon(&flags);
+        lab.with_printed(tool, &[&["--mode", "router"], &flags[..]].concat(), || {
+            let asking = Asking::new(&lab, &daemon, lab.client_side());
+            let others = Asking::new(&lab, &daemon, &other);
+            for ((web, _), lan) in WEB.into_iter().zip(LAN) {
+                asking.carried(&format!("{lan}:80"));
+                others.straight(&format!("{web}:80"));
+                others.straight(&format!("{lan}:80"));
+            }
+            others.nothing_else_was_carried_but(&asking, &format!("{WEB_V4}:80"));
+            let sniffer = lab.sniffer();
+            let ways = [(ONE_V4, WEB_V4), (ONE_V6, WEB_V6)].map(|(own, web)| {
+                let (own, web) = (own.parse().unwrap(), web.parse().unwrap());
+                Way::of_udp(format!("QUIC to {web}"), SocketAddr::new(own, 49_001), SocketAddr::new(web, 443))
+            });
+            lab.tries(&ways, &sniffer);
+            assert!(ways.iter().all(|way| sniffer.saw(&way.mark())), "{tool:?}");
+        });
+    }
+}
+
+/// The router has NAT for its clients, so that conntrack sees what wayleave dials from their addresses.
+#[test]
+fn keeping_the_source_behind_nat() {
+    let lab = Lab::router();
+    let _server = lab.mirror(80);
+    lab.nft(
+        "table inet nat { chain c { type nat hook postrouting priority srcnat; oifname wan0 masquerade\n}\n}",
+    );
+    let daemon = start(&lab, KEEPING_SOURCE);
+    lab.with_printed(Tool::Nft, &[&["--mode", "router"], KEEPING_SOURCE].concat(), || {
+        let asking = Asking::new(&lab, &daemon, lab.client_side());
+        for _ in 0..3 {
+            asking.carried(&format!("{WEB_V4}:80"));
+            asking.carried(&format!("[{WEB_V6}]:80"));
+        }
+    });
+}

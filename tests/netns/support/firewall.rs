@@ -61,11 +61,8 @@ impl Lab {
     /// twice it is the same as once, for nft.
     #[track_caller]
     pub fn with_printed<T>(&self, tool: Tool, args: &[&str], action: impl FnOnce() -> T) -> T {
-        if tool == Tool::Iptables {
-            // iptables keeps its own empty chains once they were used: they are there before, so that they may be there after.
-            for program in ["iptables-restore", "ip6tables-restore"] {
-                restore(self.router_side(), program, EMPTY);
-            }
+        if tool == Tool::Iptables && !snapshot(self.router_side()).contains("*raw") {
+            self.empty_iptables();
         }
         let before = snapshot(self.router_side());
         let rules = self.load_printed(tool, args);
@@ -79,6 +76,15 @@ impl Lab {
         self.unload(tool, &rules);
         assert_eq!(before, snapshot(self.router_side()), "after it was taken out");
         outcome
+    }
+
+    /// iptables keeps its own empty chains once they were used: with these they are there before, so that they may be
+    /// there after.
+    #[track_caller]
+    pub fn empty_iptables(&self) {
+        for program in ["iptables-restore", "ip6tables-restore"] {
+            restore(self.router_side(), program, EMPTY);
+        }
     }
 
     /// Loads what is printed, and does what else its comments ask for.
