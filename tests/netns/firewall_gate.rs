@@ -2,7 +2,7 @@
 //! what comes out is looked at where it would come out: on the cable behind the router.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::support::client::{connect, read_to_end};
 use crate::support::clients::connect_from;
 use crate::support::firewall::{TOOLS, Tool, quic_is_refused};
 use crate::support::packets::{TCP, UDP};
+use crate::support::server::Server;
 use crate::support::sniffer::{Frame, Sniffer};
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6, wait};
 
@@ -69,12 +70,13 @@ fn nothing_came(sniffer: &Sniffer, promised: impl Fn(&Frame) -> bool) {
 fn none_gets_out(tool: Tool, capture: &[&str]) {
     let lab = Lab::router();
     lab.careless_router();
-    let _web = [80, 443].map(|port| lab.mirror(port));
+    let servers = [80, 443].map(|port| lab.mirror(port));
     let daemon = start(&lab, capture);
     lab.load_printed(tool, &of_gate(capture));
     let sniffer = lab.sniffer();
     let ask = |web: &str| lab.request(web, &format!("GET / HTTP/1.1\r\nHost: {NAMED}\r\n\r\n"));
     let web = [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")];
+    let hits = || servers.iter().map(Server::hits).sum::<usize>();
     for web in &web {
         assert!(ask(web).starts_with(web), "{web} is carried");
     }
@@ -85,6 +87,7 @@ fn none_gets_out(tool: Tool, capture: &[&str]) {
         let refused = lab.client(|| connect(closed)).map(drop).map_err(|e| e.kind());
         assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{closed}");
     }
+    through_wayleave(&lab);
     let ways = ways();
     lab.tries(&ways, &sniffer);
     // With the client's own address wayleave's connections look like his, but for what they carry.
@@ -95,6 +98,7 @@ fn none_gets_out(tool: Tool, capture: &[&str]) {
     for web in &web {
         assert!(ask(web).starts_with(web), "{web} is carried still");
     }
+    assert_eq!(hits(), 4, "none but these four came there");
     assert!(daemon.is_running());
 
     // And then there is nobody who carries.
@@ -110,6 +114,34 @@ fn none_gets_out(tool: Tool, capture: &[&str]) {
     }
     lab.tries(&ways, &sniffer);
     nothing_came(&sniffer, |_| false);
+}
+
+/// What is carried is by name, and nothing else is; nor is the door itself a way.
+fn through_wayleave(lab: &Lab) {
+    let say = |to: SocketAddr, words: &str| {
+        // It may be reset before it is all said.
+        let _said = lab.client(|| connect(&to.to_string())).and_then(|mut stream| {
+            stream.write_all(words.as_bytes())?;
+            stream.shutdown(Shutdown::Write)?;
+            read_to_end(&mut stream).1
+        });
+    };
+    let strange = format!("GET / HTTP/1.1\r\nHost: his.example.net\r\n\r\n{}", mark("another name"));
+    let tunnel = format!("CONNECT 198.51.100.66:22 HTTP/1.1\r\nHost: {NAMED}\r\n\r\n{}", mark("CONNECT"));
+    for his in ["198.51.100.66", "2001:db8:bb::66"] {
+        for port in [80, 443] {
+            for words in [&mark("no protocol"), &strange, &tunnel] {
+                say(at(his, port), words);
+            }
+        }
+    }
+    for router in ["10.1.0.1", "10.2.0.1", "fd00:1::1", "fd00:2::1"] {
+        for port in [80, 443, 8443] {
+            for words in [&mark("the router itself"), &strange, &tunnel] {
+                say(at(router, port), words);
+            }
+        }
+    }
 }
 
 #[test]

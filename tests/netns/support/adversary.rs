@@ -298,6 +298,11 @@ fn by_tunnel() -> Vec<Way> {
         let payload = [header, inner(name, inside.0, inside.1)].concat();
         ways.push(Way::new(name, vec![packets::ip(outer.0, outer.1, protocol, &payload)]));
     }
+    // What a translator (RFC 6052, RFC 3056) would make IPv4 of.
+    for to in ["64:ff9b::c633:6442", "2002:c633:6442::1"] {
+        let to = SocketAddr::new(to.parse().unwrap(), 22);
+        ways.push(Way::of_tcp(format!("tcp to {to}"), (IpAddr::from(CLIENT_V6), 47_001).into(), to, SYN));
+    }
     // Inside the data of a ping and of its answer, which is how ICMP tunnels do it (ptunnel, icmptx).
     for (name, kind) in [("IPv4 in pings", 8), ("IPv4 in answers to pings", 0)] {
         let data = inner(name, v4.0, v4.1);

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
-use serde_json::Value;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::client::{connect, read_to_end};
 use super::clients::connect_from;
@@ -26,8 +24,9 @@ pub struct Asking<'a> {
     pub keeps_source: bool,
     /// Those that went straight: the daemon must not have heard of them.
     straight: Mutex<BTreeSet<(String, String)>>,
-    /// How many were carried.
-    carried: AtomicUsize,
+    /// Those that were carried: the daemon gathers its records for a while, so that they are looked at together.
+    carried: Mutex<Vec<(String, String)>>,
+    settled: AtomicUsize,
 }
 
 /// One connection: as what it arrived, and as what it started.
@@ -46,7 +45,8 @@ impl<'a> Asking<'a> {
             side,
             keeps_source: false,
             straight: Mutex::default(),
-            carried: AtomicUsize::new(0),
+            carried: Mutex::default(),
+            settled: AtomicUsize::new(0),
         }
     }
 
@@ -64,15 +64,13 @@ impl<'a> Asking<'a> {
     #[track_caller]
     pub fn carried_from(&self, from: Option<&str>, dst: &str) {
         let seen = self.ask(from, dst).unwrap_or_else(|e| panic!("{dst} from {from:?}: {e}"));
-        self.carried.fetch_add(1, Ordering::SeqCst);
-        let own = seen.own.to_string();
-        let record = self.daemon.record(|r| r["client"] == own.as_str() && r["dst"] == dst);
-        assert_eq!((seen.dialled.as_str(), &record["route"]), (dst, &Value::from("direct")), "{record}");
+        assert_eq!(seen.dialled, dst);
+        self.carried.lock().unwrap().push((seen.own.to_string(), dst.to_owned()));
         if self.keeps_source {
-            assert_eq!(seen.by.ip(), seen.own.ip(), "the server sees the client's own address: {record}");
+            assert_eq!(seen.by.ip(), seen.own.ip(), "the server sees the client's own address");
         } else {
             let router: [IpAddr; 2] = ["10.2.0.1".parse().unwrap(), "fd00:2::1".parse().unwrap()];
-            assert!(router.contains(&seen.by.ip()) && seen.by != seen.own, "{seen:?} {record}");
+            assert!(router.contains(&seen.by.ip()) && seen.by != seen.own, "{seen:?}");
         }
     }
 
@@ -100,8 +98,15 @@ impl<'a> Asking<'a> {
         assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{dst} from {from}");
     }
 
+    /// How many were carried; of each there is a record.
+    #[track_caller]
     pub fn count(&self) -> usize {
-        self.carried.load(Ordering::SeqCst)
+        let carried = std::mem::take(&mut *self.carried.lock().unwrap_or_else(PoisonError::into_inner));
+        for (own, dst) in &carried {
+            let record = self.daemon.record(|r| r["client"] == own.as_str() && r["dst"] == dst.as_str());
+            assert_eq!(record["route"], "direct", "{record}");
+        }
+        self.settled.fetch_add(carried.len(), Ordering::SeqCst) + carried.len()
     }
 
     /// Of none that went straight has the daemon a record.
@@ -115,18 +120,28 @@ impl<'a> Asking<'a> {
     #[track_caller]
     pub fn nothing_else_was_carried_but(&self, other: &Asking, last: &str) {
         other.carried(last);
+        other.count();
         self.was_straight();
     }
 
     #[track_caller]
     fn was_straight(&self) {
         // Records are in order, and something was carried since.
+        self.count();
         let straight = self.straight.lock().unwrap();
         for record in self.daemon.records() {
             // The kernel gives one port to several connections that differ in where they go.
             let [client, dst] =
                 ["client", "dst"].map(|key| record[key].as_str().unwrap_or_default().to_owned());
             assert!(!straight.contains(&(client, dst)), "{record}");
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.count();
         }
     }
 }
