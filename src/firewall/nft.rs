@@ -14,7 +14,6 @@ use super::To;
 use super::Whose;
 use super::networks::{PUBLISHED, merged, networks_of, sorted};
 use super::text::Text;
-use std::net::SocketAddr;
 
 const REFUSE_QUIC: &str = "reject with icmpx port-unreachable";
 /// Open connections that end in this machine's transparent sockets.
@@ -513,31 +512,26 @@ fn only(to: &To) -> &'static str {
 
 /// The rules that take a connection to the listener, for each family that has one.
 fn capture(to: &To, text: &mut Text) {
-    let anywhere = |addr: Option<SocketAddr>| {
-        addr.filter(|addr| addr.ip().is_unspecified()).map(|addr| format!(":{}", addr.port()))
-    };
     let marked = format!("meta mark set {DIVERT_MARK:#x} accept");
-    if let (Some(v4), Some(v6)) = (anywhere(to.v4), anywhere(to.v6)) {
-        if v4 == v6 {
-            text.line(match to.capture {
-                Capture::Redirect => format!("\t\tmeta l4proto tcp redirect to {v4}"),
-                Capture::Tproxy => format!("\t\tmeta l4proto tcp tproxy to {v4} {marked}"),
-            });
-            return;
-        }
+    if let Some(port) = to.everywhere() {
+        text.line(match to.capture {
+            Capture::Redirect => format!("\t\tmeta l4proto tcp redirect to :{port}"),
+            Capture::Tproxy => format!("\t\tmeta l4proto tcp tproxy to :{port} {marked}"),
+        });
+        return;
     }
     for (addr, family, nfproto) in [(to.v4, "ip", "ipv4"), (to.v6, "ip6", "ipv6")] {
         let Some(exactly) = addr else {
             text.line(format_args!("\t\t# wayleave does not listen for {nfproto}."));
             continue;
         };
-        text.line(match (to.capture, anywhere(addr)) {
+        text.line(match (to.capture, exactly.ip().is_unspecified().then(|| exactly.port())) {
             (Capture::Redirect, Some(port)) => {
-                format!("\t\tmeta nfproto {nfproto} meta l4proto tcp redirect to {port}")
+                format!("\t\tmeta nfproto {nfproto} meta l4proto tcp redirect to :{port}")
             }
             (Capture::Redirect, None) => format!("\t\tmeta l4proto tcp dnat {family} to {exactly}"),
             (Capture::Tproxy, Some(port)) => {
-                format!("\t\tmeta l4proto tcp tproxy {family} to {port} {marked}")
+                format!("\t\tmeta l4proto tcp tproxy {family} to :{port} {marked}")
             }
             (Capture::Tproxy, None) => format!("\t\tmeta l4proto tcp tproxy {family} to {exactly} {marked}"),
         });
