@@ -196,7 +196,7 @@ impl Dialler {
 
     /// The first of the addresses that can be connected to, and whether that is ourselves.
     async fn first_of(&self, addrs: &[SocketAddr], deadline: Instant) -> Result<Reached, DialError> {
-        let (socket, addr) = connect::first_of(addrs, self.plainly(), deadline).await?;
+        let (socket, addr) = connect::first_of(addrs, &self.plainly(), deadline).await?;
         let ticket = register(&self.loops, socket.options(), addr)?;
         Ok(Reached { socket, addr, ticket })
     }
@@ -216,7 +216,7 @@ impl Dialler {
             return Err(DialError::OtherFamily { addr, client });
         }
         let how = How { client: Some(from), ..self.plainly() };
-        let reached = connect::first_of(&of_its_family, how, deadline).await;
+        let reached = connect::first_of(&of_its_family, &how, deadline).await;
         let (socket, addr) = reached.map_err(|err| match err.is_silence() {
             true => DialError::NothingBack(Box::new(err)),
             false => err,

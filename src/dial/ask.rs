@@ -129,7 +129,7 @@ impl Dialler {
     /// Begins spares to where the upstream was just reached, unless its name leads elsewhere by now.
     pub(super) fn refill(&self, member: &Member, reached: SocketAddr) {
         let upstream = &member.upstream;
-        member.spares.refill(&self.loops, self.plainly(), || match &upstream.host {
+        member.spares.refill(&self.loops, &self.plainly(), || match &upstream.host {
             UpstreamHost::Addr(_) => Some(reached),
             UpstreamHost::Name(name) => {
                 let known = self.resolver.known(name)?;

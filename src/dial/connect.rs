@@ -30,7 +30,7 @@ static BESIDE: Semaphore = Semaphore::const_new(MOST_BESIDE);
 /// None could be connected to before the deadline; or there was none.
 pub(super) async fn first_of(
     addrs: &[SocketAddr],
-    how: How,
+    how: &How,
     deadline: Instant,
 ) -> Result<(Watched, SocketAddr), DialError> {
     match addrs {
@@ -71,7 +71,7 @@ fn in_turn(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
     all
 }
 
-async fn connect(addr: SocketAddr, how: How, lacking: &mut Option<io::Error>) -> io::Result<Watched> {
+async fn connect(addr: SocketAddr, how: &How, lacking: &mut Option<io::Error>) -> io::Result<Watched> {
     let watched = Watched::new(begin_when_possible(addr, how, lacking).await?.into())?;
     watched.connected().await?;
     Ok(watched)
@@ -80,7 +80,7 @@ async fn connect(addr: SocketAddr, how: How, lacking: &mut Option<io::Error>) ->
 /// The same in two parts. Whoever drops the second one has closed the connection, or taken back the SYN. One that was
 /// there already is reset, which leaves nothing behind on either side; should it have been redirected to ourselves, it is
 /// a client that is gone, where an orderly end would be carried on.
-fn attempt(addr: SocketAddr, how: How) -> io::Result<Attempt<Watched>> {
+fn attempt(addr: SocketAddr, how: &How) -> io::Result<Attempt<Watched>> {
     let watched = Watched::new(begin(addr, how)?.into())?;
     Ok(Box::pin(async move {
         watched.connected().await?;
@@ -92,7 +92,7 @@ fn attempt(addr: SocketAddr, how: How) -> io::Result<Attempt<Watched>> {
 ///
 /// # Errors
 /// Those of socket(2), setsockopt(2), bind(2) and connect(2).
-pub(super) fn begin(addr: SocketAddr, how: How) -> io::Result<Socket> {
+pub(super) fn begin(addr: SocketAddr, how: &How) -> io::Result<Socket> {
     if let Some(client) = how.client {
         return source::begin(addr, client, how.mark);
     }
@@ -125,7 +125,7 @@ fn start(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
 /// wait; `lacking` is what it was waited for.
 async fn begin_when_possible(
     addr: SocketAddr,
-    how: How,
+    how: &How,
     lacking: &mut Option<io::Error>,
 ) -> io::Result<Socket> {
     let mut pauses = Pauses::default();

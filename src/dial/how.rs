@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 
 /// How a connection is dialled.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct How {
     /// The mark of all that is sent on it (`SO_MARK`, socket(7)).
     pub(super) mark: Option<u32>,

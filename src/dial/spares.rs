@@ -140,7 +140,7 @@ impl Spares {
 
     /// Begins as many as are wanted now, towards the address that `to` gives. None where the system has no more to give:
     /// whoever needs that connection will say so.
-    pub(super) fn refill(&self, loops: &Loops, how: How, to: impl Fn() -> Option<SocketAddr>) {
+    pub(super) fn refill(&self, loops: &Loops, how: &How, to: impl Fn() -> Option<SocketAddr>) {
         if self.shared.most == 0 {
             return;
         }
@@ -163,7 +163,7 @@ impl Spares {
 }
 
 impl Spare {
-    fn begin(loops: &Loops, how: How, addr: SocketAddr) -> Option<Self> {
+    fn begin(loops: &Loops, how: &How, addr: SocketAddr) -> Option<Self> {
         let begun = connect::begin(addr, how).map_err(|err| DialError::Connect { addr, err });
         let spare = begun.and_then(|socket| {
             // It has its own address by now: connect(2) gave it one.

@@ -16,7 +16,7 @@ use crate::support::namespace::sysctl;
 use crate::support::rules::nft;
 use crate::support::tools::text;
 use crate::support::{Daemon, Lab, WEB_V4, WEB_V6};
-use crate::tproxy::{answers, classic_nft, from_one_port, load_printed, load_router};
+use crate::tproxy::{BOTH_KINDS, answers, both_kinds, classic_nft, from_one_port, load_printed, load_router};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
 
@@ -216,6 +216,39 @@ fn a_port_that_cannot_be_had() {
             assert_eq!(ip(&seen), ip(&client));
             assert_ne!(seen, client, "another port");
         }
+    }
+}
+
+/// Ports of our own choice are not used up either: one of them serves many destinations.
+#[test]
+fn few_ports_for_many_destinations() {
+    let lab = Lab::router();
+    let _server = lab.mirror(80);
+    lab.router_side().enter(|| sysctl("net/ipv4/ip_local_port_range", "40000 40003"));
+    load_router(&lab, &["--source", "client"]);
+    let _daemon = daemon(&lab, &[]);
+    // The daemon listens on that port.
+    let (open, failed) = from_one_port(&lab, 8443);
+    assert!(failed.is_empty(), "{failed:?}");
+    for (dst, by) in answers(open) {
+        let by: SocketAddr = by.parse().unwrap();
+        assert!([ONE_V4, ONE_V6].contains(&by.ip().to_string().as_str()), "{dst}: {by}");
+        assert!((40_000..=40_003).contains(&by.port()), "{dst}: {by}");
+    }
+}
+
+/// What was redirected has the router's address, as ever.
+#[test]
+fn only_what_tproxy_brought() {
+    let lab = Lab::router();
+    let _servers = [80, 443].map(|port| lab.mirror(port));
+    both_kinds(&lab);
+    let _daemon = lab.start(&[&BOTH_KINDS[..], &["--source", "client"]].concat()).net_admin().run();
+    for (host, router) in [(WEB_V4.to_owned(), "10.2.0.1:"), (format!("[{WEB_V6}]"), "[fd00:2::1]:")] {
+        let [_, by, own] = ask(&lab, &format!("{host}:80"));
+        assert_eq!(by, own);
+        let [_, by, _] = ask(&lab, &format!("{host}:443"));
+        assert!(by.starts_with(router), "{by}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use wayleave::cli::Cli;
@@ -328,11 +329,27 @@ fn without_the_capability_it_says_what_to_grant() {
     }
 }
 
-/// Two listeners, one for each kind of capture.
+/// Nobody listens any more, and the rules are still there. To nft it is as if there were none: the connection goes past.
+/// iptables drops it.
 #[test]
-fn redirect_and_tproxy_side_by_side() {
+fn tproxy_to_nobody() {
     let lab = Lab::router();
-    classic_routes(&lab);
+    let server = lab.mirror(80);
+    classic_nft(&lab, 8443);
+    let [_, by, own] = crate::capture::ask(&lab, &format!("{WEB_V4}:80"));
+    assert_eq!((by, server.hits()), (own, 1));
+
+    let lab = Lab::router();
+    let server = lab.mirror(80);
+    classic_iptables(&lab);
+    let to = format!("{WEB_V4}:80").parse().unwrap();
+    let end = lab.client(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)).map_err(|e| e.kind()));
+    assert_eq!((end.err(), server.hits()), (Some(ErrorKind::TimedOut), 0));
+}
+
+/// HTTPS is redirected, HTTP comes by TPROXY to the other port.
+pub(crate) fn both_kinds(lab: &Lab) {
+    classic_routes(lab);
     lab.nft(
         "table inet t {\n\
          chain nat { type nat hook prerouting priority dstnat;\n\
@@ -342,8 +359,16 @@ fn redirect_and_tproxy_side_by_side() {
          iifname lan0 tcp dport 80 tproxy ip to :8444 meta mark set 1 accept\n\
          iifname lan0 tcp dport 80 tproxy ip6 to :8444 meta mark set 1 accept\n}\n}",
     );
-    let flags = ["--listen", "[::]:8443", "--listen", "tproxy=[::]:8444"];
-    let daemon = lab.start(&flags).net_admin().run();
+}
+
+/// Listens for either.
+pub(crate) const BOTH_KINDS: [&str; 4] = ["--listen", "[::]:8443", "--listen", "tproxy=[::]:8444"];
+
+#[test]
+fn redirect_and_tproxy_side_by_side() {
+    let lab = Lab::router();
+    both_kinds(&lab);
+    let daemon = lab.start(&BOTH_KINDS).net_admin().run();
     daemon.line("listening on [::]:8443\"");
     daemon.line("listening on [::]:8444, by TPROXY");
     web_is_carried_by(&lab, &daemon);
@@ -463,15 +488,20 @@ fn many_destinations_from_one_port_of_a_client_by_redirect() {
     assert_eq!(kept, 2, "one of each family");
 }
 
-/// Own traffic that the rules forgot, on a single host.
+/// Own traffic that the rules forgot, on a single host, also where it could seem to be a client's.
 #[test]
 fn own_traffic_that_the_rules_forgot() {
+    for source in ["own", "client"] {
+        is_no_storm(&["--capture", "tproxy", "--source", source]);
+    }
+}
+
+fn is_no_storm(flags: &[&str]) {
     let lab = Lab::host();
     let server = lab.mirror(80);
-    let flags = ["--capture", "tproxy"];
     // Nobody has this mark.
     load_printed(&lab, "output", &["--capture", "tproxy", "--mark", "0x99"]);
-    let daemon = lab.start(&flags).net_admin().run();
+    let daemon = lab.start(flags).net_admin().run();
     let mut clients = Vec::new();
     for web in [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")] {
         for _ in 0..3 {
