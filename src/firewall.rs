@@ -1,6 +1,7 @@
 //! The netfilter rules that bring connections here: what they are made of. Their text is a pure function of it, for
 //! [nft](Firewall::nft) and for [iptables](Firewall::iptables).
 
+pub mod inspect;
 mod iptables;
 mod networks;
 mod nft;

@@ -34,6 +34,7 @@ pub mod log;
 pub mod netfilter;
 pub mod relay;
 pub mod resolve;
+pub mod ruleset;
 mod scratch;
 pub mod secret;
 pub mod signal;

@@ -33,6 +33,18 @@ pub(crate) fn watched<S: Into<OwnedFd> + AsRawFd>(socket: S, interest: Interest)
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
+/// Puts the calling thread, and what it starts from now on, into a new network namespace, with nothing in it (unshare(2)).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`.
+pub(crate) fn leave_network() -> io::Result<()> {
+    // SAFETY: it takes no pointer, and CLONE_NEWNET changes the network of the calling thread alone.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Accepts one connection, non-blocking and close-on-exec in the same call (accept4(2)).
 ///
 /// # Errors

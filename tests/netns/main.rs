@@ -40,6 +40,8 @@ mod firewall_docker;
 mod firewall_gate;
 mod firewall_output;
 mod firewall_router;
+mod firewall_apply;
+mod firewall_check;
 #[path = "../common/firewall_flags.rs"]
 mod firewall_flags;
 mod firewall_text;

@@ -1,0 +1,181 @@
+//! The kernel's rules: puts ours there, takes them away, and reads what is there. The only code that runs `nft`, `ip` and
+//! `iptables`.
+//!
+//! What is written here waits for programs: within the runtime it belongs into `spawn_blocking`.
+
+mod look;
+mod nft;
+mod owner;
+mod refusal;
+mod routes;
+mod tool;
+mod xtables;
+
+pub use look::look;
+pub use owner::Holder;
+
+use crate::firewall::Firewall;
+use crate::firewall::Lifetime;
+use crate::firewall::TABLE;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// The table that older rule files of ours made for the host's own connections.
+const OLD_TABLE: &str = "wayleave_output";
+
+/// Why the rules cannot be put there or taken away, with the remedy.
+#[derive(Debug)]
+pub enum RulesetError {
+    /// A program is not installed.
+    Missing {
+        /// The program.
+        program: &'static str,
+        /// The package that brings it.
+        package: &'static str,
+    },
+    /// A program could not be run.
+    Tool {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        err: io::Error,
+    },
+    /// A program did not end and was killed.
+    Hangs {
+        /// The program.
+        program: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// Rules may not be changed or read (`EPERM`).
+    NotPermitted,
+    /// The table belongs to a running daemon (`flags owner`), and only that can change it.
+    Held(Holder),
+    /// A user or group in the rules does not exist.
+    Unknown {
+        /// User or group.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// It is the user whose connections are not captured because they are wayleave's.
+        own: bool,
+    },
+    /// A cgroup in the rules does not exist.
+    UnknownCgroup(String),
+    /// The kernel cannot do what the rules ask for.
+    Kernel {
+        /// The statement that it refused.
+        statement: String,
+        /// What it said.
+        why: String,
+    },
+    /// Another refusal, in the words of the program.
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// What it said.
+        why: String,
+    },
+}
+
+impl fmt::Display for RulesetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { program, package } => {
+                write!(f, "{program} is not installed: install the package {package}")
+            }
+            Self::Tool { program, err } => write!(f, "cannot run {program}: {err}"),
+            Self::Hangs { program, after } => write!(
+                f,
+                "{program} did not end within {} s and was killed: if users come from the network (LDAP, SSSD), is \
+                 that reachable? Plain numbers in --uid, --gid and --own-uid need no lookup",
+                after.as_secs()
+            ),
+            Self::NotPermitted => f.write_str(
+                "the kernel's rules are closed to this process: run it as root, or give it CAP_NET_ADMIN (for a unit, \
+                 AmbientCapabilities=CAP_NET_ADMIN)",
+            ),
+            Self::Held(holder) => {
+                write!(f, "table inet {TABLE} belongs to {holder}, and goes when that ends: stop it first")
+            }
+            Self::Unknown { what, name, own: true } => write!(
+                f,
+                "there is no {what} {name}, by which wayleave's own connections are told from others: make it \
+                 (contrib/systemd/wayleave.sysusers.conf), or name another with --own-uid, --own-cgroup or --mark"
+            ),
+            Self::Unknown { what, name, own: false } => {
+                write!(f, "there is no {what} {name}: write the name of one that exists, or a number")
+            }
+            Self::UnknownCgroup(path) => write!(
+                f,
+                "there is no cgroup {path} now, and rules name one by its number: start the service first, and apply the \
+                 rules anew whenever it was stopped (or tell by --own-uid, --uid or --mark instead)"
+            ),
+            Self::Kernel { statement, why } => write!(
+                f,
+                "the kernel cannot do {statement:?} ({why}){}",
+                match refusal::module(statement) {
+                    Some(module) => format!(": it needs the module {module} (modprobe {module})"),
+                    None => ": is everything of nf_tables in this kernel?".to_owned(),
+                }
+            ),
+            Self::Refused { program, why } => write!(f, "{program}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for RulesetError {}
+
+/// Puts the rules in place of those that are there, so that they last until they are removed: the table in one
+/// transaction, and before it the ip rule and route that TPROXY needs. If a part is refused, all is as it was before.
+///
+/// # Errors
+/// Whatever is missing, with its remedy.
+pub fn apply(firewall: &Firewall) -> Result<(), RulesetError> {
+    let wanted = firewall.routes();
+    let added = wanted.map(routes::add).transpose()?.unwrap_or_default();
+    if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
+        added.take_back();
+        return Err(err);
+    }
+    if wanted.is_none() {
+        // Those of rules that were there before: the table that they belonged to has just been replaced. What is left does no
+        // harm, and `check` names it.
+        let _left = routes::remove(&mut Vec::new());
+    }
+    Ok(())
+}
+
+/// What [`remove`] did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// What was taken away, in words.
+    pub gone: Vec<String>,
+    /// Who holds a table that only its holder can take away; its ip rules and routes are left too.
+    pub held: Option<Holder>,
+}
+
+/// Takes away all that is ours: our tables and those of older rule files, the chains of `print --iptables`, and the ip
+/// rules and routes of TPROXY.
+///
+/// # Errors
+/// What is there cannot be taken away. That something is not there is no error.
+pub fn remove() -> Result<Removed, RulesetError> {
+    let mut removed = Removed::default();
+    for table in [TABLE, OLD_TABLE] {
+        match nft::delete(table) {
+            Ok(true) => removed.gone.push(format!("table inet {table}")),
+            Ok(false) => {}
+            Err(RulesetError::Held(holder)) => removed.held = Some(holder),
+            // Without the program there are no tables that it made.
+            Err(RulesetError::Missing { .. }) => {}
+            Err(err) => return Err(err),
+        }
+    }
+    xtables::remove(&mut removed.gone)?;
+    if removed.held.is_none() {
+        routes::remove(&mut removed.gone)?;
+    }
+    Ok(removed)
+}
