@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::support::adversary::Way;
 use crate::support::client::connect;
 use crate::support::clients::{ONE_V4, ONE_V6, TWO_V4, TWO_V6};
-use crate::support::firewall::{TOOLS, Tool, quic_is_refused};
+use crate::support::firewall::{TOOLS, Tool, quic_is_refused, snapshot};
 use crate::support::packets::SYN;
 use crate::support::promises::Asking;
 use crate::support::server::Server;
@@ -354,4 +354,37 @@ fn keeping_the_source_behind_nat() {
             asking.carried(&format!("[{WEB_V6}]:80"));
         }
     });
+}
+
+/// Somebody's own rules.
+const MINE: &str = "table inet mine { chain c { type filter hook forward priority 5; policy accept;\n udp dport 9 drop\n}\n}";
+
+/// `apply` makes what `print` prints, routes and all, in place of whatever was applied before; `remove` leaves nothing of it.
+#[test]
+fn applied_is_what_is_printed() {
+    let lab = Lab::router();
+    lab.nft(MINE);
+    let before = snapshot(lab.router_side());
+    for modes in ["router", "output", "gate", "router,output", "gate,output"] {
+        for capture in [REDIRECT, TPROXY, KEEPING_SOURCE] {
+            let args = [&["--mode", modes, "--mark", "0x574c"], COMMON, capture].concat();
+            // Loaded where nothing else is: what it is has to be the same, and what it takes the place of must not matter.
+            let clean = Lab::router();
+            clean.nft(MINE);
+            clean.load_printed(Tool::Nft, &args);
+            let loaded = snapshot(clean.router_side());
+            lab.apply(&args);
+            assert_eq!(loaded, snapshot(lab.router_side()), "{args:?}");
+            lab.apply(&args);
+            assert_eq!(loaded, snapshot(lab.router_side()), "{args:?} once more");
+            if capture == TPROXY {
+                lab.remove();
+                assert_eq!(before, snapshot(lab.router_side()), "{args:?}");
+                // There is nothing left, and that is no error.
+                lab.remove();
+            }
+        }
+    }
+    lab.remove();
+    assert_eq!(before, snapshot(lab.router_side()));
 }
