@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::firewall_router::{REDIRECT, TPROXY};
-use crate::support::attached::{Docker, ONE, THREE, TWO};
+use crate::support::attached::{Docker, ONE, PUBLIC_V4, PUBLIC_V6, THREE, TWO};
 use crate::support::client::connect;
 use crate::support::firewall::{TOOLS, Tool, quic_is_refused};
 use crate::support::namespace::{Namespace, sysctl};
@@ -29,11 +29,11 @@ fn reaches(side: &Arc<Namespace>, host: &str, port: u16, container: [&str; 2]) {
 #[track_caller]
 fn what_is_published_is_reached(lab: &Lab, docker: &Docker) {
     for port in [80, 8080] {
-        for host in ["10.1.0.1", "10.2.0.1", "fd00:1::1", "fd00:2::1"] {
+        for host in ["10.1.0.1", "10.2.0.1", PUBLIC_V4, "fd00:1::1", "fd00:2::1", PUBLIC_V6] {
             reaches(lab.client_side(), host, port, ONE);
             reaches(lab.router_side(), host, port, ONE);
         }
-        for host in ["10.2.0.1", "fd00:2::1"] {
+        for host in ["10.2.0.1", PUBLIC_V4, "fd00:2::1", PUBLIC_V6] {
             reaches(lab.server_side(), host, port, ONE);
             reaches(&docker.three, host, port, ONE);
         }
@@ -55,7 +55,7 @@ fn containers_are_captured(lab: &Lab, daemon: &Daemon, docker: &Docker) {
         for web in [WEB_V4, WEB_V6] {
             asking.carried(&with_port(web, 80));
             asking.carried(&with_port(web, 443));
-            quic_is_refused(container, web);
+            quic_is_refused(lab, container, web);
         }
     }
 }

@@ -40,6 +40,10 @@ pub const ONE: [&str; 2] = ["172.17.0.2", "fd00:17::2"];
 pub const TWO: [&str; 2] = ["172.17.0.3", "fd00:17::3"];
 pub const THREE: [&str; 2] = ["172.18.0.2", "fd00:18::2"];
 
+/// What this machine is on the internet: addresses that look like anybody's.
+pub const PUBLIC_V4: &str = "203.0.113.5";
+pub const PUBLIC_V6: &str = "2001:db8:cc::5";
+
 /// Two networks of containers: one and two on `docker0`, three on another bridge. Ports 80 and 8080 of this machine are
 /// published for port 80 of container one.
 pub struct Docker {
@@ -62,6 +66,10 @@ impl Lab {
                  addr add {v6} dev {bridge} nodad\n"
             ));
         }
+        self.router_side()
+            .ip(&format!("addr add {PUBLIC_V4}/32 dev wan0\naddr add {PUBLIC_V6}/128 dev wan0 nodad\n"));
+        self.server_side()
+            .ip(&format!("route add {PUBLIC_V4} via 10.2.0.1\nroute add {PUBLIC_V6} via fd00:2::1\n"));
         self.empty_iptables();
         for (program, rules) in
             [("iptables-restore", docker_rules(0)), ("ip6tables-restore", docker_rules(1))]

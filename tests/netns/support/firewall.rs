@@ -1,6 +1,7 @@
 //! `wayleave firewall` in a lab: what it prints is loaded as an administrator would, what it applies and removes is compared
 //! with what was there before.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
@@ -161,11 +162,14 @@ pub fn snapshot(side: &Namespace) -> String {
     all
 }
 
-/// How a UDP socket that asks udp/443 there is answered, by an error of the kernel's or not at all.
+/// A UDP socket that asks udp/443 there is told at once that nobody is there; and that is not the server's own answer,
+/// for somebody is.
 #[track_caller]
-pub fn quic_is_refused(side: &Arc<Namespace>, web: &str) {
+pub fn quic_is_refused(lab: &Lab, side: &Arc<Namespace>, web: &str) {
     let address: IpAddr = web.parse().unwrap();
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let silent = lab.server_side().enter(|| UdpSocket::bind((address, 443)).unwrap());
+    silent.set_nonblocking(true).unwrap();
     let heard = side.enter(|| {
         let socket = UdpSocket::bind(any).unwrap();
         socket.set_read_timeout(Some(wait::PATIENCE)).unwrap();
@@ -174,5 +178,6 @@ pub fn quic_is_refused(side: &Arc<Namespace>, web: &str) {
         let _or_recv_says_it = socket.send(b"initial");
         socket.recv(&mut [0; 100]).map_err(|e| e.kind())
     });
-    assert_eq!(heard, Err(std::io::ErrorKind::ConnectionRefused), "QUIC to {web}");
+    assert_eq!(heard, Err(ErrorKind::ConnectionRefused), "QUIC to {web}");
+    assert_eq!(silent.recv(&mut [0; 100]).map_err(|e| e.kind()), Err(ErrorKind::WouldBlock), "QUIC to {web}");
 }
