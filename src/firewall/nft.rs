@@ -20,13 +20,18 @@ const REFUSE_QUIC: &str = "reject with icmpx port-unreachable";
 const OPEN: &str = "meta l4proto tcp socket transparent 1";
 
 impl Firewall {
-    /// The rules for nft: they take the place of those that are there, all at once, and touch no other table.
+    /// The rules for nft: they take the place of those that are there, all at once, and touch no other table. A table that
+    /// has an owner is in nobody's way but that of its owner, who has to delete it first (the kernel says EOPNOTSUPP) or to
+    /// be gone (EPERM).
     #[must_use]
     pub fn nft(&self, lifetime: Lifetime) -> String {
         let mut text = Text::default();
         text.line("#!/usr/sbin/nft -f");
         self.notes_for_nft(&mut text);
-        self.begin(lifetime, &mut text);
+        begin("", &mut text);
+        if lifetime == Lifetime::Owner {
+            owned(&mut text);
+        }
         self.sets(&mut text);
         self.left_alone(&mut text);
         if let Some(router) = &self.router {
@@ -56,7 +61,9 @@ impl Firewall {
         }
         let mut text = Text::default();
         text.line("# wayleave is stopping: connections that are open go on, new ones are not captured.");
-        self.begin(Lifetime::Owner, &mut text);
+        // Its owner replaces it, and the kernel would take a table that is named without the flag for a change of it.
+        begin(" { flags owner; }", &mut text);
+        owned(&mut text);
         text.line("\tchain prerouting {");
         text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
         text.line("");
@@ -66,20 +73,6 @@ impl Firewall {
         divert_chain(&mut text);
         self.untracked_chains(true, &mut text);
         Some(text.closed_with("}"))
-    }
-
-    fn begin(&self, lifetime: Lifetime, text: &mut Text) {
-        text.line("");
-        text.line("# The first line makes sure that there is a table to delete.");
-        text.line(format_args!("table inet {TABLE}"));
-        text.line(format_args!("delete table inet {TABLE}"));
-        text.line("");
-        text.line(format_args!("table inet {TABLE} {{"));
-        if lifetime == Lifetime::Owner {
-            text.line("\t# Gone with the process that made it, however that ends.");
-            text.line("\tflags owner");
-            text.line("");
-        }
     }
 
     fn notes_for_nft(&self, text: &mut Text) {
@@ -439,6 +432,22 @@ impl Firewall {
         text.line("\t}");
         text.line("");
     }
+}
+
+/// Makes room for the table: `flags` are those of the one that may be there.
+fn begin(flags: &str, text: &mut Text) {
+    text.line("");
+    text.line("# The first line makes sure that there is a table to delete.");
+    text.line(format_args!("table inet {TABLE}{flags}"));
+    text.line(format_args!("delete table inet {TABLE}"));
+    text.line("");
+    text.line(format_args!("table inet {TABLE} {{"));
+}
+
+fn owned(text: &mut Text) {
+    text.line("\t# Gone with the process that made it, however that ends.");
+    text.line("\tflags owner");
+    text.line("");
 }
 
 /// A listener on every address answers to packets that are meant for its port anywhere: it is not what they look for.
