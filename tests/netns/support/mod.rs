@@ -14,24 +14,31 @@
 //!
 //! Nothing sleeps for a fixed time: every wait polls a real condition and has a deadline ([`wait`]).
 
+pub mod adversary;
 pub mod agreement;
+pub mod attached;
 pub mod bytes;
 pub mod certificates;
+pub mod cgroup;
 pub mod client;
 pub mod clients;
 pub mod crowd;
 pub mod daemon;
 pub mod delay;
 pub mod dns;
+pub mod firewall;
 pub mod http;
 pub mod lab;
 pub mod namespace;
+pub mod packets;
 pub mod peers;
 pub mod pipes;
 pub mod process;
+pub mod promises;
 pub mod rules;
 pub mod scripted;
 pub mod server;
+pub mod sniffer;
 pub mod strace;
 pub mod tls;
 pub mod tools;

@@ -63,15 +63,7 @@ impl Lab {
     /// Answers the first bytes with one line: the address that was dialled and the one that dialled. Then it ends, and
     /// reads on until the client has ended too.
     pub fn mirror(&self, port: u16) -> Server {
-        self.server(port, |mut stream| {
-            if stream.read(&mut [0; 16 * 1024])? > 0 {
-                let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
-                let (dialled, by) = (plain(stream.local_addr()?), plain(stream.peer_addr()?));
-                stream.write_all(format!("{dialled} {by}\n").as_bytes())?;
-            }
-            stream.shutdown(Shutdown::Write)?;
-            Digest::read(&mut stream).map(drop)
-        })
+        self.server(port, mirror)
     }
 
     /// Reads to the end and only then answers, with the [`Digest::line`] of what came.
@@ -140,6 +132,17 @@ impl Drop for Server {
             panic!("a script of the server on port {} panicked (see above)", self.port);
         }
     }
+}
+
+/// What [`Lab::mirror`] does.
+pub fn mirror(mut stream: TcpStream) -> io::Result<()> {
+    if stream.read(&mut [0; 16 * 1024])? > 0 {
+        let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        let (dialled, by) = (plain(stream.local_addr()?), plain(stream.peer_addr()?));
+        stream.write_all(format!("{dialled} {by}\n").as_bytes())?;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Digest::read(&mut stream).map(drop)
 }
 
 struct OnPanic(Arc<AtomicBool>);
