@@ -153,6 +153,15 @@ pub struct To {
     pub v6: Option<SocketAddr>,
 }
 
+impl To {
+    /// The port, if it is one and the same on every address of both families.
+    fn everywhere(&self) -> Option<u16> {
+        let (v4, v6) = (self.v4?, self.v6?);
+        let is_everywhere = v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port();
+        is_everywhere.then(|| v4.port())
+    }
+}
+
 /// All that the rules are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firewall {

@@ -63,7 +63,7 @@ impl Firewall {
         table.comment(
             "The same addresses and ports are on both sides of wayleave: conntrack sees only the outer one.",
         );
-        table.from_clients("PREROUTING", &router.clients, "-p tcp ", FORWARDED);
+        table.jump_of_clients("PREROUTING", &router.clients, "-p tcp ", FORWARDED);
         self.leave_to_clients(router, FORWARDED, &mut table);
         table.jump("-A", "OUTPUT", "-p tcp -m addrtype ! --src-type LOCAL ", SENT);
         for ports in multiport(&self.ports) {
@@ -126,7 +126,7 @@ impl Firewall {
             }
         }
         if let Some(router) = self.router.as_ref().filter(|router| router.to.capture == Capture::Tproxy) {
-            table.from_clients(FORWARDED, &router.clients, "-p tcp ", clients);
+            table.jump_of_clients(FORWARDED, &router.clients, "-p tcp ", clients);
             self.leave_to_clients(router, clients, &mut table);
             for ports in multiport(&self.ports) {
                 tproxy(&router.to, clients, &format!("-p tcp -m multiport --dports {ports}"), &mut table);
@@ -138,7 +138,7 @@ impl Firewall {
     fn nat(&self) -> Table {
         let mut table = Table::new("nat");
         if let Some(router) = self.router.as_ref().filter(|router| router.to.capture == Capture::Redirect) {
-            table.from_clients("PREROUTING", &router.clients, "-p tcp ", FORWARDED);
+            table.jump_of_clients("PREROUTING", &router.clients, "-p tcp ", FORWARDED);
             self.leave_to_clients(router, FORWARDED, &mut table);
             for ports in multiport(&self.ports) {
                 redirect(&router.to, FORWARDED, &format!("-p tcp -m multiport --dports {ports}"), &mut table);
@@ -165,7 +165,7 @@ impl Firewall {
                 table.comment(
                     "QUIC would go past wayleave. The refusal makes clients fall back to TCP at once.",
                 );
-                table.from_clients("FORWARD", &router.clients, "-p udp --dport 443 ", FORWARDED);
+                table.jump_of_clients("FORWARD", &router.clients, "-p udp --dport 443 ", FORWARDED);
                 self.leave_alone(FORWARDED, &mut table);
                 if self.captures_lan {
                     table.rule(format!("-A {FORWARDED} -m conntrack --ctstate DNAT -j RETURN"));
@@ -348,7 +348,7 @@ impl Table {
     }
 
     /// Out of a chain of another's or of ours, for what comes from clients.
-    fn from_clients(&mut self, from: &str, clients: &Clients, what: &str, to: &str) {
+    fn jump_of_clients(&mut self, from: &str, clients: &Clients, what: &str, to: &str) {
         self.chain(to);
         let is_ours = self.chains.iter().any(|chain| chain == from);
         let each = match clients {
@@ -462,15 +462,12 @@ fn families(to: &To) -> &'static [&'static str] {
     }
 }
 
+/// The listener of each family, behind the beginning of rules for it.
 fn each_listener(to: &To) -> Vec<(&'static str, SocketAddr)> {
-    match (to.v4, to.v6) {
-        (Some(v4), Some(v6))
-            if v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port() =>
-        {
-            vec![("", v4)]
-        }
-        (v4, v6) => v4.map(|v4| ("-4 ", v4)).into_iter().chain(v6.map(|v6| ("-6 ", v6))).collect(),
+    if to.everywhere().is_some() {
+        return to.v4.map(|v4| ("", v4)).into_iter().collect();
     }
+    to.v4.map(|v4| ("-4 ", v4)).into_iter().chain(to.v6.map(|v6| ("-6 ", v6))).collect()
 }
 
 fn redirect(to: &To, chain: &str, what: &str, table: &mut Table) {

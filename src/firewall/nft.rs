@@ -14,20 +14,24 @@ use super::To;
 use super::Whose;
 use super::networks::{PUBLISHED, merged, networks_of, sorted};
 use super::text::Text;
-use std::net::SocketAddr;
 
 const REFUSE_QUIC: &str = "reject with icmpx port-unreachable";
 /// Open connections that end in this machine's transparent sockets.
 const OPEN: &str = "meta l4proto tcp socket transparent 1";
 
 impl Firewall {
-    /// The rules for nft: they take the place of those that are there, all at once, and touch no other table.
+    /// The rules for nft: they take the place of those that are there, all at once, and touch no other table. A table that
+    /// has an owner is in nobody's way but that of its owner, who has to delete it first (the kernel says EOPNOTSUPP) or to
+    /// be gone (EPERM).
     #[must_use]
     pub fn nft(&self, lifetime: Lifetime) -> String {
         let mut text = Text::default();
         text.line("#!/usr/sbin/nft -f");
         self.notes_for_nft(&mut text);
-        self.begin(lifetime, &mut text);
+        begin("", &mut text);
+        if lifetime == Lifetime::Owner {
+            owned(&mut text);
+        }
         self.sets(&mut text);
         self.left_alone(&mut text);
         if let Some(router) = &self.router {
@@ -52,11 +56,9 @@ impl Firewall {
     pub fn draining(&self) -> String {
         let mut text = Text::default();
         text.line("# wayleave is stopping: connections that are open go on, new ones are not captured.");
-        text.line("");
-        // Without its flag a table cannot be named here as it is at the start: that would be to give it up.
-        text.line(format_args!("delete table inet {TABLE}"));
-        text.line("");
-        own_table(Lifetime::Owner, &mut text);
+        // Its owner replaces it, and the kernel would take a table that is named without the flag for a change of it.
+        begin(" { flags owner; }", &mut text);
+        owned(&mut text);
         if self.router.as_ref().is_some_and(|router| router.to.capture == Capture::Tproxy) {
             text.line("\tchain prerouting {");
             text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
@@ -77,15 +79,6 @@ impl Firewall {
             text.line("\t}");
         }
         text.closed_with("}")
-    }
-
-    fn begin(&self, lifetime: Lifetime, text: &mut Text) {
-        text.line("");
-        text.line("# The first line makes sure that there is a table to delete.");
-        text.line(format_args!("table inet {TABLE}"));
-        text.line(format_args!("delete table inet {TABLE}"));
-        text.line("");
-        own_table(lifetime, text);
     }
 
     fn notes_for_nft(&self, text: &mut Text) {
@@ -447,13 +440,20 @@ impl Firewall {
     }
 }
 
-fn own_table(lifetime: Lifetime, text: &mut Text) {
+/// Makes room for the table: `flags` are those of the one that may be there.
+fn begin(flags: &str, text: &mut Text) {
+    text.line("");
+    text.line("# The first line makes sure that there is a table to delete.");
+    text.line(format_args!("table inet {TABLE}{flags}"));
+    text.line(format_args!("delete table inet {TABLE}"));
+    text.line("");
     text.line(format_args!("table inet {TABLE} {{"));
-    if lifetime == Lifetime::Owner {
-        text.line("\t# Gone with the process that made it, however that ends.");
-        text.line("\tflags owner");
-        text.line("");
-    }
+}
+
+fn owned(text: &mut Text) {
+    text.line("\t# Gone with the process that made it, however that ends.");
+    text.line("\tflags owner");
+    text.line("");
 }
 
 /// A listener on every address answers to packets that are meant for its port anywhere: it is not what they look for.
@@ -536,31 +536,26 @@ fn capture(to: &To, text: &mut Text) {
 }
 
 fn to_listener(to: &To, text: &mut Text) {
-    let anywhere = |addr: Option<SocketAddr>| {
-        addr.filter(|addr| addr.ip().is_unspecified()).map(|addr| format!(":{}", addr.port()))
-    };
     let marked = format!("meta mark set {DIVERT_MARK:#x} accept");
-    if let (Some(v4), Some(v6)) = (anywhere(to.v4), anywhere(to.v6)) {
-        if v4 == v6 {
-            text.line(match to.capture {
-                Capture::Redirect => format!("\t\tmeta l4proto tcp redirect to {v4}"),
-                Capture::Tproxy => format!("\t\tmeta l4proto tcp tproxy to {v4} {marked}"),
-            });
-            return;
-        }
+    if let Some(port) = to.everywhere() {
+        text.line(match to.capture {
+            Capture::Redirect => format!("\t\tmeta l4proto tcp redirect to :{port}"),
+            Capture::Tproxy => format!("\t\tmeta l4proto tcp tproxy to :{port} {marked}"),
+        });
+        return;
     }
     for (addr, family, nfproto) in [(to.v4, "ip", "ipv4"), (to.v6, "ip6", "ipv6")] {
         let Some(exactly) = addr else {
             text.line(format_args!("\t\t# wayleave does not listen for {nfproto}."));
             continue;
         };
-        text.line(match (to.capture, anywhere(addr)) {
+        text.line(match (to.capture, exactly.ip().is_unspecified().then(|| exactly.port())) {
             (Capture::Redirect, Some(port)) => {
-                format!("\t\tmeta nfproto {nfproto} meta l4proto tcp redirect to {port}")
+                format!("\t\tmeta nfproto {nfproto} meta l4proto tcp redirect to :{port}")
             }
             (Capture::Redirect, None) => format!("\t\tmeta l4proto tcp dnat {family} to {exactly}"),
             (Capture::Tproxy, Some(port)) => {
-                format!("\t\tmeta l4proto tcp tproxy {family} to {port} {marked}")
+                format!("\t\tmeta l4proto tcp tproxy {family} to :{port} {marked}")
             }
             (Capture::Tproxy, None) => format!("\t\tmeta l4proto tcp tproxy {family} to {exactly} {marked}"),
         });

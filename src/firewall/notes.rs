@@ -69,16 +69,16 @@ impl Firewall {
                 targets.push(to);
             }
         }
-        if let [To { capture, v4: Some(v4), v6: Some(v6) }] = targets.as_slice() {
-            if v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port() {
-                if *capture == Capture::Tproxy {
-                    flags.one("capture", capture.word());
-                }
-                if v4.port() != DEFAULT_PORT {
-                    flags.one("local-port", v4.port());
-                }
-                targets.clear();
+        if let [to] = targets.as_slice()
+            && let Some(port) = to.everywhere()
+        {
+            if to.capture == Capture::Tproxy {
+                flags.one("capture", to.capture.word());
             }
+            if port != DEFAULT_PORT {
+                flags.one("local-port", port);
+            }
+            targets.clear();
         }
         for to in targets {
             for addr in listens(to) {
@@ -173,14 +173,8 @@ fn notes_of_output(output: &Output, text: &mut Text) {
 }
 
 fn listens(to: &To) -> Vec<SocketAddr> {
-    match (to.v4, to.v6) {
-        (Some(v4), Some(v6))
-            if v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port() =>
-        {
-            vec![v6]
-        }
-        (v4, v6) => v4.into_iter().chain(v6).collect(),
-    }
+    let both = to.everywhere().and(to.v6);
+    if both.is_some() { both.into_iter().collect() } else { to.v4.into_iter().chain(to.v6).collect() }
 }
 
 #[derive(Default)]

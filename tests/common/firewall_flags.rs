@@ -1,7 +1,7 @@
 //! Flags of `wayleave firewall print` that make rules of every kind.
 
 /// Flags, with spaces between. Users and groups in them are those that every machine has.
-pub const FLAGS: &[&str] = &[
+pub(crate) const FLAGS: &[&str] = &[
     "--mode router --in-interface lan0",
     "--mode router --in-interface lan0,br-*,docker0",
     "--mode router --in-interface br-*",

@@ -3,6 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use std::ffi::OsString;
+
+use wayleave::cli::{Cli, Command};
+use wayleave::firewall::{Firewall, Lifetime};
+use wayleave::settings::{Process, read_firewall};
+
 use crate::firewall_flags::FLAGS;
 use crate::support::Lab;
 use crate::support::tools::{feed, run, text};
@@ -38,6 +44,37 @@ fn nft_takes_every_text_and_takes_it_again() {
     }
     assert_eq!(seen.len(), all().count());
     assert!(seen.iter().any(|rules| rules.contains("\"wan0\"")), "the default route is by wan0");
+}
+
+fn rules(flags: &str) -> Firewall {
+    let args = ["wayleave", "firewall", "print"].into_iter().chain(flags.split(' ')).map(OsString::from);
+    let Some(Command::Firewall(command)) = Cli::read(args).unwrap().command else { panic!("{flags}") };
+    read_firewall(command.mode.as_ref(), &command.flags, &Process).unwrap()
+}
+
+/// What a daemon holds, and what it leaves in its place while it drains.
+#[test]
+fn nft_takes_what_is_owned_and_it_goes_with_its_owner() {
+    let lab = Lab::router();
+    let mut drained = 0;
+    for flags in FLAGS {
+        let rules = rules(flags);
+        let owned = rules.nft(Lifetime::Owner);
+        // Only nft's own process could change it, and it is gone when nft is.
+        let with_a_look = format!("{owned}\nlist table inet wayleave\n");
+        let seen = feed(lab.router_side().command("nft").args(["-f", "-"]), with_a_look.as_bytes());
+        assert!(seen.status.success(), "{flags}: {}\n{owned}", text(&seen.stderr));
+        assert!(text(&seen.stdout).contains("flags owner"), "{flags}: {}", text(&seen.stdout));
+        assert_eq!(lab.ruleset(), "", "{flags}");
+        let is_tproxy_router = flags.contains("tproxy") && flags.contains("--mode router");
+        let draining = rules.draining();
+        assert_eq!(draining.is_some(), is_tproxy_router, "{flags}");
+        if let Some(draining) = draining {
+            lab.nft(&format!("{owned}\n{draining}"));
+            drained += 1;
+        }
+    }
+    assert!(drained > 5);
 }
 
 fn iptables_takes_every_text(backend: &str) {
