@@ -783,3 +783,68 @@ fn nobody_need_read_what_is_printed() {
         assert_eq!(status.code(), Some(code), "{args:?}");
     }
 }
+
+/// The flags of `wayleave firewall` are the daemon's, and wrong ones are told in the same way.
+#[test]
+fn firewall_says_what_is_wrong_with_its_flags() {
+    let folder = Folder::new();
+    let interface = ["--in-interface", "lan0"];
+    for action in ["print", "apply", "check"] {
+        for (args, code, beginnings) in [
+            (&[][..], 2, &["whose connections? Write --mode router, output or gate"][..]),
+            (&["--mode", "routr"], 2, &["--mode \"routr\": write router, output or gate"]),
+            (&["--mode", "router", "--ports", "0"], 2, &["--ports \"0\": "]),
+            (&["--mode", "router", "--lan", "some"], 2, &["--lan \"some\": write leave or capture"]),
+            (&["--mode", "router", "--quic", "no"], 2, &["--quic \"no\": write reject or allow"]),
+            (&["--mode", "output", "--source", "client"], 2, &["--source \"client\": what is redirected"]),
+            (&["--mode", "router", "--in-interface", "a b"], 2, &["--in-interface \"a b\": "]),
+        ] {
+            let args = [&["firewall", action], &interface[..], args].concat();
+            complains(&mut folder.command(&args), code, beginnings);
+        }
+        // What is set for the daemon counts here too, and is no usage error.
+        let mut command = folder.command(&["firewall", action, "--mode", "router"]);
+        command.env("WAYLEAVE_PORTS", "many").env("WAYLEAVE_IN_INTERFACE", "lan0");
+        complains(&mut command, 78, &["WAYLEAVE_PORTS \"many\": "]);
+    }
+    let beginning =
+        "--iptables is for print and check: wayleave firewall print --iptables | iptables-restore --noflush";
+    for action in ["apply", "remove"] {
+        complains(
+            &mut folder.command(&["firewall", action, "--mode", "output", "--iptables"]),
+            2,
+            &[beginning],
+        );
+    }
+    for (args, part) in [
+        (&["firewall"][..], "<ACTION>"),
+        (&["firewall", "load"], "invalid value 'load' for '<ACTION>'"),
+        (&["firewall", "print", "--mod", "router"], "tip: a similar argument exists: '--mode'"),
+    ] {
+        let Said { code, out, err } = said(&mut folder.command(args));
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {err}");
+        assert!(err.contains(part), "{args:?}: {part:?} is not in:\n{err}");
+    }
+}
+
+#[test]
+fn firewall_prints_rules_of_the_daemons_flags() {
+    let folder = Folder::new();
+    let args = ["firewall", "print", "-local-port=8043", "--in-interface", "lan0"];
+    let printed = prints(folder.command(&args).args(["--mode", "router"]));
+    assert!(
+        printed.contains("\ntable inet wayleave {\n") && printed.contains("redirect to :8043\n"),
+        "{printed}"
+    );
+    assert!(!printed.contains("flags owner"), "{printed}");
+    // What the daemon would do by itself is what is printed if no mode is given.
+    assert_eq!(prints(folder.command(&args).args(["--firewall", "router"])), printed);
+    assert_eq!(prints(folder.command(&args).env("WAYLEAVE_FIREWALL", "router")), printed);
+    let printed = prints(folder.command(&args).args(["--mode", "router", "--iptables"]));
+    assert!(printed.contains("*nat\n") && printed.contains("--to-ports 8043\n"), "{printed}");
+    // Nobody need read it.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = folder.command(&args).args(["--mode", "gate"]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+}

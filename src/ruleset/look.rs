@@ -13,6 +13,7 @@ use crate::firewall::inspect::Interface;
 use crate::firewall::inspect::Saved;
 use crate::firewall::inspect::Seen;
 use crate::firewall::inspect::Wanted;
+use crate::firewall::inspect::text::Listed;
 use crate::firewall::inspect::text::tables;
 use crate::sys;
 use std::collections::BTreeMap;
@@ -115,10 +116,12 @@ fn load_iptables(firewall: &Firewall, there: &[Saved]) -> Result<Result<Vec<Save
     Ok(Ok(made))
 }
 
-/// All tables but ours as JSON. One with flags chain by chain: of such a table nft 1.0.6 makes JSON that is none.
+/// All tables but ours, and those that are asleep, as JSON. One with flags chain by chain: of such a table nft 1.0.6 makes JSON that is none.
 fn others(listed: &str) -> Result<Vec<String>, RulesetError> {
     let mut documents = Vec::new();
-    for table in tables(listed).iter().filter(|table| table.family != "inet" || table.name != TABLE) {
+    let is_ours = |table: &Listed| table.family == "inet" && table.name == TABLE;
+    let is_asleep = |table: &Listed| table.flags.iter().any(|flag| flag == "dormant");
+    for table in tables(listed).iter().filter(|table| !is_ours(table) && !is_asleep(table)) {
         let mut list = |words: &[&str]| -> Result<(), RulesetError> {
             let args = [&["-j", "-n", "list"], words].concat();
             // One that is gone meanwhile does no harm any more.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -90,7 +91,18 @@ const MODES: [&[&str]; 5] = [
     &["--mode", "output", "--own-uid", "7"],
     &["--mode", "router,output", "--mark", "7"],
     &["--mode", "gate", "--gate-icmp", "--gate-dns", "10.2.0.2"],
-    &["--mode", "router,output", "--capture", "tproxy", "--source", "client", "--mark", "7"],
+    &[
+        "--mode",
+        "router,output",
+        "--capture",
+        "tproxy",
+        "--source",
+        "client",
+        "--mark",
+        "7",
+        "--in-interface",
+        "lan0",
+    ],
 ];
 
 #[test]
@@ -266,7 +278,7 @@ fn a_user_that_does_not_exist_is_named_with_what_makes_it() {
 fn a_table_that_is_held_is_named_with_its_holder() {
     let lab = Lab::router();
     crate::firewall_check::ips(
-        lab,
+        &lab,
         "rule add fwmark 0x574d lookup 22349 pref 22349\nroute add local default dev lo table 22349\n",
     );
     nft(lab.router_side(), "table inet wayleave_output { }");
@@ -364,7 +376,10 @@ fn a_program_that_hangs_is_not_waited_for_for_ever() {
     let hangs = lab.file("hangs", "#!/bin/sh\nexec sleep 1000\n");
     run(crate::support::tools::command("chmod").args(["755", &hangs]));
     let before = state(&lab);
+    let begin = Instant::now();
     let said = in_place_of(&lab, "nft", &hangs, &["apply", "--mode", "router", "--capture", "tproxy"]);
+    // Ten seconds, on a machine that is slow.
+    assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.starts_with("wayleave: nft did not end within 10 s and was killed: "), "{}", said.err);
     assert_eq!(state(&lab), before);

@@ -2,17 +2,20 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::firewall_apply::{does, firewall, state};
 use crate::support::namespace::{Namespace, sysctl};
+use crate::support::process::Process;
 use crate::support::rules::nft;
 use crate::support::tools::{feed, run, text};
-use crate::support::{Lab, WEB_V4, WEB_V6};
+use crate::support::{Lab, WEB_V4, WEB_V6, wait};
 
 /// What stands for a daemon: it says so to whoever is brought to it.
 struct Listener {
@@ -670,7 +673,7 @@ fn a_bridge_that_calls_the_rules_is_found() {
     };
     both(&lab, "0");
     does(&lab, &[&["apply"], &flags[..]].concat());
-    crate::support::wait::holds("the bridge to forward", || is_all_captured(&lab));
+    wait::holds("the bridge to forward", || is_all_captured(&lab));
     let (on, off) = (|lab: &Lab| both(lab, "1"), |lab: &Lab| both(lab, "0"));
     let says = [
         "fault: net.bridge.bridge-nf-call-iptables is 1: what comes in on the bridge br0",
@@ -701,10 +704,9 @@ fn a_held_table_is_good() {
     let held = text.replace("table inet wayleave {\n", "table inet wayleave {\n\tflags owner\n");
     let file = lab.file("held.nft", &held);
     let mut command = lab.router_side().command("nft");
-    let holder =
-        crate::support::process::Process::start("nft", command.arg("-i").stdin(std::process::Stdio::piped()));
+    let holder = Process::start("nft", command.arg("-i").stdin(Stdio::piped()));
     holder.say(&format!("include \"{file}\"\n"));
-    crate::support::wait::holds("the table", || lab.ruleset().contains("# progname nft"));
+    wait::holds("the table", || lab.ruleset().contains("# progname nft"));
     let said = does(&lab, &[&["check"], ROUTER].concat());
     assert!(said.starts_with("good: table inet wayleave: "), "{said}");
     assert!(
@@ -786,4 +788,54 @@ fn rules_for_iptables_are_checked_too() {
         does_in_spite(&lab, &[&["apply"], ROUTER].concat());
         finds(1, &["fault: the same rules are there for nft as well"]);
     }
+}
+
+/// Without the right to a namespace of its own it cannot compare, and says so; all else it finds.
+#[test]
+fn what_cannot_be_compared_is_said() {
+    let lab = Lab::router();
+    let _listener = Listener::start(lab.router_side(), any(), false);
+    does(&lab, &[&["apply"], ROUTER].concat());
+    let mut command = lab.router_side().command("setpriv");
+    command.args(["--bounding-set", "-sys_admin", env!("CARGO_BIN_EXE_wayleave"), "firewall", "check"]);
+    let output = command.args(ROUTER).output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+    assert!(
+        said.starts_with("warning: whether the rules are those of these flags cannot be told: "),
+        "{said}"
+    );
+    assert!(said.lines().count() == 2 && said.contains("\ngood: table inet wayleave"), "{said}");
+}
+
+/// Tables with flags, of which nft 1.0.6 makes JSON that is none: one that a program holds is looked into (firewalld holds
+/// its own), one that is asleep is not.
+#[test]
+fn tables_with_flags_are_looked_into() {
+    let lab = Lab::router();
+    let _listener = Listener::start(lab.router_side(), any(), false);
+    does(&lab, &[&["apply"], ROUTER].concat());
+    let table = |name: &str, flag: &str| {
+        let rules =
+            "type filter hook input priority 0; policy drop;\n meta l4proto ipv6-icmp accept\n jump d";
+        let chains = format!("chain d {{\n ct state established accept\n }}\n chain c {{ {rules}\n }}");
+        lab.file(name, &format!("table inet {name} {{\n flags {flag}\n {chains}\n}}\n"))
+    };
+    lab.nft(&format!("include \"{}\"\n", table("asleep", "dormant")));
+    is_good(&lab, ROUTER);
+    let mut command = lab.router_side().command("nft");
+    let holder = Process::start("nft", command.arg("-i").stdin(Stdio::piped()));
+    let plant = |lab: &Lab| {
+        holder.say(&format!("include \"{}\"\n", table("held", "owner")));
+        wait::holds("the table", || lab.ruleset().contains("# progname nft"));
+    };
+    let repair = |lab: &Lab| {
+        holder.signal(Signal::SIGKILL);
+        holder.wait();
+        wait::holds("its end", || !lab.ruleset().contains("# progname nft"));
+    };
+    let says = [
+        "fault: the policy of chain c in table inet held drops what comes from clients on lan0 to port 8443",
+    ];
+    is_found(&lab, ROUTER, &Planted { plant: &plant, says: &says, repair: &repair, breaks: true });
 }

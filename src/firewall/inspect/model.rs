@@ -249,7 +249,9 @@ pub(super) struct Event<'a> {
 pub(super) fn way<'a>(chains: &'a [Chain], base: &'a Chain, packet: &Packet<'_>) -> Vec<Event<'a>> {
     let mut walk = Walk { chains, packet, is_sure: true, events: Vec::new() };
     let ended = walk.through(base, 0);
-    if !ended && base.base.as_ref().is_some_and(|base| base.drops) {
+    // It does not come this way if it is of the other family.
+    let passes = base.table.family.has(packet.v6);
+    if passes && !ended && base.base.as_ref().is_some_and(|base| base.drops) {
         let is_certain = walk.is_sure;
         walk.events.push(Event { verdict: &Verdict::Drop, rule: None, chain: base, is_certain });
     }

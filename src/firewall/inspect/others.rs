@@ -163,7 +163,7 @@ impl Flow<'_> {
     fn inspect(&self, others: &[Chain], seen: &Seen, found: &mut Findings) {
         for (v6, listener) in [(false, self.to.v4), (true, self.to.v6)] {
             let Some(listener) = listener.filter(|_| !v6 || seen.has_v6) else { continue };
-            for port in self.firewall.ports.iter().map(|ports| ports.first) {
+            for port in self.firewall.ports.iter().flat_map(|ports| [ports.first, ports.last]) {
                 let packet = Packet { v6, hook: self.hook, from: self.from, port, local: false, dnat: false };
                 self.before_capture(others, &packet, listener, found);
                 self.after_capture(others, &packet, listener, found);

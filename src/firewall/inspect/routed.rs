@@ -22,16 +22,14 @@ pub(super) fn inspect(firewall: &Firewall, seen: &Seen, found: &mut Findings) {
         let (rules, routes) = (list(rules), list(routes));
         match (rules, routes) {
             (Some(rules), Some(routes)) if is_wanted => needed(family, &rules, &routes, found),
-            (Some(rules), _) if !is_wanted => {
-                if rules.iter().any(leads_to_ours) && seen.holder.is_none() {
-                    found.warning(
-                        About::Routes,
-                        format!(
-                            "the {family} rule for mark {DIVERT_MARK:#x} is left from TPROXY, and these flags do not need it: \
-                             wayleave firewall remove takes it away"
-                        ),
-                    );
-                }
+            (Some(rules), _) if !is_wanted && seen.holder.is_none() && rules.iter().any(leads_to_ours) => {
+                found.warning(
+                    About::Routes,
+                    format!(
+                        "the {family} rule for mark {DIVERT_MARK:#x} is left from TPROXY, and these flags do not \
+                         need it: wayleave firewall remove takes it away"
+                    ),
+                );
             }
             _ if is_wanted => found.warning(
                 About::Routes,
