@@ -329,15 +329,27 @@ fn without_the_capability_it_says_what_to_grant() {
     }
 }
 
-/// Nobody listens any more, and the rules are still there. To nft it is as if there were none: the connection goes past.
-/// iptables drops it.
+/// Nobody listens any more, and the rules are still there. To nft it is as if there were none: the connection goes past,
+/// unless a rule behind says otherwise. iptables drops it.
 #[test]
 fn tproxy_to_nobody() {
     let lab = Lab::router();
     let server = lab.mirror(80);
     classic_nft(&lab, 8443);
-    let [_, by, own] = crate::capture::ask(&lab, &format!("{WEB_V4}:80"));
-    assert_eq!((by, server.hits()), (own, 1));
+    let web = [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")];
+    for web in &web {
+        let [_, by, own] = crate::capture::ask(&lab, web);
+        assert_eq!(by, own);
+    }
+    lab.nft("add rule inet classic divert iifname lan0 tcp dport { 80, 443 } reject with tcp reset");
+    for web in &web {
+        let refused = lab.client(|| connect(web)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(server.hits(), 2);
+    drop(server);
+    // With a listener there it makes no difference.
+    web_is_carried_by(&lab, &lab.start(&TPROXY).net_admin().run());
 
     let lab = Lab::router();
     let server = lab.mirror(80);
@@ -488,15 +500,20 @@ fn many_destinations_from_one_port_of_a_client_by_redirect() {
     assert_eq!(kept, 2, "one of each family");
 }
 
-/// Own traffic that the rules forgot, on a single host.
+/// Own traffic that the rules forgot, on a single host, also where it could seem to be a client's.
 #[test]
 fn own_traffic_that_the_rules_forgot() {
+    for source in ["own", "client"] {
+        is_no_storm(&["--capture", "tproxy", "--source", source]);
+    }
+}
+
+fn is_no_storm(flags: &[&str]) {
     let lab = Lab::host();
     let server = lab.mirror(80);
-    let flags = ["--capture", "tproxy"];
     // Nobody has this mark.
     load_printed(&lab, "output", &["--capture", "tproxy", "--mark", "0x99"]);
-    let daemon = lab.start(&flags).net_admin().run();
+    let daemon = lab.start(flags).net_admin().run();
     let mut clients = Vec::new();
     for web in [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")] {
         for _ in 0..3 {
