@@ -66,13 +66,11 @@ fn nft_takes_what_is_owned_and_it_goes_with_its_owner() {
         assert!(seen.status.success(), "{flags}: {}\n{owned}", text(&seen.stderr));
         assert!(text(&seen.stdout).contains("flags owner"), "{flags}: {}", text(&seen.stdout));
         assert_eq!(lab.ruleset(), "", "{flags}");
-        let is_tproxy_router = flags.contains("tproxy") && flags.contains("--mode router");
         let draining = rules.draining();
-        assert_eq!(draining.is_some(), is_tproxy_router, "{flags}");
-        if let Some(draining) = draining {
-            lab.nft(&format!("{owned}\n{draining}"));
-            drained += 1;
-        }
+        let by_tproxy = flags.contains("tproxy") && !flags.contains("--mode output");
+        assert_eq!(draining.contains("socket transparent"), by_tproxy, "{flags}:\n{draining}");
+        lab.nft(&format!("{owned}\n{draining}"));
+        drained += 1;
     }
     assert!(drained > 5);
 }
