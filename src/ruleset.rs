@@ -98,9 +98,10 @@ impl fmt::Display for RulesetError {
             Self::Tool { program, err } => write!(f, "cannot run {program}: {err}"),
             Self::Hangs { program, after } => write!(
                 f,
-                "{program} did not end within {} s and was killed: if users come from the network (LDAP, SSSD), is \
-                 that reachable? Plain numbers in --uid, --gid and --own-uid need no lookup",
-                after.as_secs()
+                "{program} did not end within {} s{}: if users come from the network (LDAP, SSSD), is that reachable? \
+                 Even a number may be looked up as a name; --cgroup, --own-cgroup and --mark are not",
+                after.as_secs(),
+                if *program == held::LIBRARY { "" } else { " and was killed" }
             ),
             Self::NotPermitted => f.write_str(
                 "the kernel's rules are closed to this process: run it as root, or give it CAP_NET_ADMIN (for a unit, \

@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 /// The name of what is loaded, for messages.
-const LIBRARY: &str = "libnftables";
+pub(super) const LIBRARY: &str = "libnftables";
 /// A lookup of users may hang, somewhere in the network.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,7 +35,8 @@ pub struct Held {
 
 /// Makes the rules, in the place of those that an earlier [`apply`](super::apply) left. They go with this process.
 ///
-/// Waits, at most some ten seconds for each part that does not come to an end.
+/// Waits, at most some ten seconds for each part that does not come to an end. Every descriptor of this process above 2 is
+/// close-on-exec afterwards: a child that had the table's socket would keep the table.
 ///
 /// # Errors
 /// Whatever is missing, with its remedy. All is as it was before then.
@@ -57,6 +58,10 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
         return Err(match refusal::of_nft(&said, firewall) {
             RulesetError::NotPermitted => {
                 RulesetError::Held(owner::of(TABLE).unwrap_or(Holder { program: None, process: None }))
+            }
+            // Nothing in these two words fails on a kernel that knows the flag.
+            RulesetError::Kernel { statement, why } if statement.starts_with("table ") => {
+                RulesetError::Kernel { statement: "flags owner, which came with Linux 5.12".to_owned(), why }
             }
             other => other,
         });

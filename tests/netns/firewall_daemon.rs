@@ -4,15 +4,16 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::Output;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::live::HAND_OVER;
 use crate::support::client::{connect, read_exactly, read_to_end};
+use crate::support::clients::connect_from;
 use crate::support::process::Process;
 use crate::support::rules::nft;
 use crate::support::server::Server;
@@ -224,8 +225,14 @@ fn what_is_open_by_tproxy_goes_on_when_the_rules_go() {
 fn storm(lab: &Lab, server: &Server, meanwhile: impl FnOnce()) -> (usize, usize) {
     let (captured, direct) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let over = AtomicBool::new(false);
+    // No client comes from a port that was used: the kernel's memory of a connection by TPROXY (TIME_WAIT) has the client's
+    // and the server's addresses, and what has them too is not forwarded.
+    let next = AtomicU16::new(2048);
     let one = |address: &str| -> io::Result<()> {
-        let mut stream = connect(address)?;
+        let port = next.fetch_add(1, Ordering::SeqCst);
+        assert!(port < 65_000, "so many connections");
+        let own = if address.starts_with('[') { "[fd00:1::2]" } else { "10.1.0.2" };
+        let mut stream = connect_from(&format!("{own}:{port}"), address)?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -264,10 +271,11 @@ fn storm(lab: &Lab, server: &Server, meanwhile: impl FnOnce()) -> (usize, usize)
 
 #[test]
 fn nobody_is_refused_when_it_stops() {
-    let lab = Lab::router();
-    let web = lab.mirror(80);
     for args in [ROUTER, TPROXY] {
         for round in 0..3 {
+            // Each has all ports to itself, see there.
+            let lab = Lab::router();
+            let web = lab.mirror(80);
             let daemon = ready(&lab, args);
             let (captured, direct) = storm(&lab, &web, || ended(&daemon));
             assert!(captured > 100 && direct > 100, "round {round}: {captured} captured, {direct} direct");
@@ -444,6 +452,22 @@ fn who_does_not_exist_is_named() {
     assert!(line.contains("no user nobody-of-this-name"), "{line}");
     let line = fails(&lab, &[OUTPUT, &["--cgroup", "no/such.slice"]].concat());
     assert!(line.contains("no cgroup no/such.slice"), "{line}");
+    assert_eq!(lab.ruleset(), "");
+}
+
+/// A user database that does not answer: here, one that nobody writes.
+#[test]
+fn a_lookup_that_hangs_is_not_waited_for_for_ever() {
+    let lab = Lab::host();
+    let group = lab.router_side().etc().join("group");
+    nix::unistd::mkfifo(&group, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    let begin = Instant::now();
+    // As root: setpriv asks who is in which group as well.
+    let daemon = lab.start(&[OUTPUT, &["--gid", "somebody"]].concat()).root().unready().run();
+    assert_eq!(daemon.wait_exit().code(), Some(1), "{:?}", daemon.log());
+    let line = daemon.log().pop().unwrap();
+    assert!(line.contains("libnftables did not end within 10 s") && line.contains("LDAP"), "{line}");
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     assert_eq!(lab.ruleset(), "");
 }
 

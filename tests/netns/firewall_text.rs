@@ -65,7 +65,10 @@ fn nft_takes_what_is_owned_and_it_goes_with_its_owner() {
         assert!(seen.status.success(), "{flags}: {}\n{owned}", text(&seen.stderr));
         assert!(text(&seen.stdout).contains("flags owner"), "{flags}: {}", text(&seen.stdout));
         assert_eq!(lab.ruleset(), "", "{flags}");
-        lab.nft(&format!("{owned}\n{}", rules.draining()));
+        let draining = rules.draining();
+        let by_tproxy = flags.contains("tproxy") && !flags.contains("--mode output");
+        assert_eq!(draining.contains("socket transparent"), by_tproxy, "{flags}:\n{draining}");
+        lab.nft(&format!("{owned}\n{draining}"));
     }
 }
 
