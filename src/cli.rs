@@ -55,7 +55,7 @@ pub struct FirewallCommand {
     /// Whose connections: router, output, gate, or several; as --firewall of the daemon if not given
     #[arg(long, value_name = "MODE,...")]
     pub mode: Option<String>,
-    /// Print them for iptables-restore and ip6tables-restore instead of nft
+    /// print, check: rules for iptables-restore and ip6tables-restore instead of nft
     #[arg(long)]
     pub iptables: bool,
     /// The daemon's flags.

@@ -237,7 +237,7 @@ complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l max-per-c
 complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l drain-timeout -d 'How long open connections may finish after TERM [default: 30s]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l workers -d 'Threads [default: one per processor]' -r
 complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l log-format -d 'text or json [default: text]' -r
-complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l iptables -d 'Print them for iptables-restore and ip6tables-restore instead of nft'
+complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l iptables -d 'print, check: rules for iptables-restore and ip6tables-restore instead of nft'
 complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l firewall-persist -d 'The rules outlive the daemon: what is captured is then refused (gate does this by itself)'
 complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l gate-icmp -d 'gate: let clients ping'
 complete -c wayleave -n "__fish_wayleave_using_subcommand firewall" -l recheck -d 'At HUP, also close open connections that the new policy denies'

@@ -26,10 +26,13 @@ pub struct MayNot {
 impl fmt::Display for MayNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { flag, err } = self;
+        // The mark need not have been typed.
+        let or = if *flag == "--mark" { " and --firewall output" } else { "" };
         match err.kind() {
             io::ErrorKind::PermissionDenied => write!(
                 f,
-                "{flag} needs CAP_NET_ADMIN: grant it (AmbientCapabilities=CAP_NET_ADMIN in the unit), or leave {flag} out"
+                "{flag} needs CAP_NET_ADMIN: grant it (AmbientCapabilities=CAP_NET_ADMIN in the unit: \
+                 wayleave-firewall.service has it), or leave {flag}{or} out"
             ),
             _ => write!(f, "{flag} does not work here: {err}"),
         }

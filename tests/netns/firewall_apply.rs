@@ -80,7 +80,7 @@ fn foreign(lab: &Lab) {
     );
     crate::firewall_check::docker(lab);
     crate::firewall_check::ips(
-        &lab,
+        lab,
         "rule add fwmark 0x1 lookup 100 pref 100\n route add 203.0.113.0/24 via 10.2.0.2 table 100\n\
          rule add from 10.9.0.0/16 lookup 22350 pref 22350\n -6 rule add fwmark 0x1 lookup 100 pref 100\n",
     );
