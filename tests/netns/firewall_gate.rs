@@ -81,7 +81,7 @@ fn none_gets_out(tool: Tool, capture: &[&str]) {
         assert!(ask(web).starts_with(web), "{web} is carried");
     }
     for web in [WEB_V4, WEB_V6] {
-        quic_is_refused(&lab, lab.client_side(), web);
+        quic_is_refused(&lab, lab.client_side(), None, web);
     }
     for closed in ["198.51.100.66:22", "[2001:db8:bb::66]:22", "10.2.0.2:8080", "[fd00:2::2]:8080"] {
         let refused = lab.client(|| connect(closed)).map(drop).map_err(|e| e.kind());
