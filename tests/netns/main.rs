@@ -36,14 +36,14 @@ mod ech;
 mod explain;
 mod eyes;
 mod faults;
+mod firewall_apply;
+mod firewall_check;
 mod firewall_docker;
+#[path = "../common/firewall_flags.rs"]
+mod firewall_flags;
 mod firewall_gate;
 mod firewall_output;
 mod firewall_router;
-mod firewall_apply;
-mod firewall_check;
-#[path = "../common/firewall_flags.rs"]
-mod firewall_flags;
 mod firewall_text;
 mod forged;
 mod half_close;
