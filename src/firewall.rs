@@ -9,7 +9,8 @@ mod notes;
 mod routes;
 mod text;
 
-pub use routes::Routes;
+pub use networks::merged;
+pub use routes::{Routes, Way};
 
 use ipnet::IpNet;
 use std::fmt;
@@ -155,7 +156,8 @@ pub struct To {
 
 impl To {
     /// The port, if it is one and the same on every address of both families.
-    fn everywhere(&self) -> Option<u16> {
+    #[must_use]
+    pub fn everywhere(&self) -> Option<u16> {
         let (v4, v6) = (self.v4?, self.v6?);
         let is_everywhere = v4.ip().is_unspecified() && v6.ip().is_unspecified() && v4.port() == v6.port();
         is_everywhere.then(|| v4.port())

@@ -19,6 +19,7 @@ pub use owner::Holder;
 
 use crate::firewall::Firewall;
 use crate::firewall::Lifetime;
+use crate::firewall::Routes;
 use crate::firewall::TABLE;
 use keeper::Turn;
 use std::fmt;
@@ -80,6 +81,8 @@ pub enum RulesetError {
     RoutesKept(&'static str),
     /// The process that would take them away cannot be started.
     Keeper(io::Error),
+    /// The rules of a gate are there, but what they need besides could not be had: it is shut for all.
+    Shut(Box<RulesetError>),
     /// Another refusal, in the words of the program.
     Refused {
         /// The program.
@@ -146,6 +149,7 @@ impl fmt::Display for RulesetError {
                 "cannot start /bin/sh, which takes the ip rules of TPROXY away at the end ({err}): add them and the \
                  rules by wayleave firewall apply, or let them stay with --firewall-persist"
             ),
+            Self::Shut(err) => write!(f, "the gate is shut, and nothing is captured: {err}"),
             Self::Refused { program, why } => write!(f, "{program}: {why}"),
         }
     }
@@ -154,25 +158,34 @@ impl fmt::Display for RulesetError {
 impl std::error::Error for RulesetError {}
 
 /// Puts the rules in place of those that are there, so that they last until they are removed: the table in one
-/// transaction, and before it the ip rule and route that TPROXY needs. If a part is refused, all is as it was before.
+/// transaction, and the ip rule and route that TPROXY needs. If a part is refused, all is as it was before. Only a gate comes
+/// before its ip rule and route, and stays without them: what it captures is dropped then, as is all else.
 ///
 /// # Errors
 /// Whatever is missing, with its remedy.
 pub fn apply(firewall: &Firewall) -> Result<(), RulesetError> {
-    let wanted = firewall.routes();
-    // Until what was changed is changed: the keeper of a daemon that was killed would take it away.
-    let _turn = wanted.map(|_| Turn::wait()).transpose()?;
-    let added = wanted.map(routes::add).transpose()?.unwrap_or_default();
-    if let Err(err) = nft::load(&firewall.nft(Lifetime::Persistent), firewall) {
-        added.take_back();
-        return Err(err);
-    }
-    if wanted.is_none() {
+    let load = || nft::load(&firewall.nft(Lifetime::Persistent), firewall);
+    let Some(wanted) = firewall.routes() else {
+        load()?;
         // Those of rules that were there before: the table that they belonged to has just been replaced. What is left does no
         // harm, and `check` names it.
         let _left = routes::remove(&mut Vec::new());
+        return Ok(());
+    };
+    if firewall.is_gate() {
+        // Whoever has the turn, or that there is no ip, must not keep it open.
+        load()?;
+        return add_in_turn(wanted, || Ok(())).map_err(|err| RulesetError::Shut(Box::new(err)));
     }
-    Ok(())
+    add_in_turn(wanted, load)
+}
+
+/// Adds them, and does the rest; if that fails, takes back what was added.
+fn add_in_turn(wanted: Routes, rest: impl FnOnce() -> Result<(), RulesetError>) -> Result<(), RulesetError> {
+    // Until what was changed is changed: the keeper of a daemon that was killed would take it away.
+    let _turn = Turn::wait()?;
+    let added = routes::add(wanted)?;
+    rest().inspect_err(|_| added.take_back())
 }
 
 /// What [`remove`] did.

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use wayleave::cli::{FirewallAction, FirewallCommand};
 use wayleave::firewall::inspect::{About, Finding, inspect};
-use wayleave::firewall::{Capture, Clients, DIVERT_MARK, Firewall, Lifetime, TABLE};
+use wayleave::firewall::{Capture, Clients, DIVERT_MARK, Firewall, Lifetime, TABLE, To};
 use wayleave::ruleset;
 use wayleave::settings::{Process, read_firewall};
 
@@ -123,15 +123,11 @@ fn described(rules: &Firewall) -> String {
     format!("table inet {TABLE}{routes}: {}, tcp port {}", parts.join(" and "), ports.join(", "))
 }
 
-fn target(to: &wayleave::firewall::To) -> String {
-    let listener = match (to.v4, to.v6) {
-        (Some(v4), Some(v6))
-            if v4.port() == v6.port() && v4.ip().is_unspecified() && v6.ip().is_unspecified() =>
-        {
-            format!("port {}", v4.port())
-        }
-        (v4, v6) => {
-            let both: Vec<String> = v4.iter().chain(&v6).map(ToString::to_string).collect();
+fn target(to: &To) -> String {
+    let listener = match to.everywhere() {
+        Some(port) => format!("port {port}"),
+        None => {
+            let both: Vec<String> = to.v4.iter().chain(&to.v6).map(ToString::to_string).collect();
             both.join(" and ")
         }
     };

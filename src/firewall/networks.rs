@@ -57,12 +57,13 @@ pub(super) fn networks_of(all: &[IpNet]) -> Networks {
     networks
 }
 
-/// Ports in order, none twice, which nft would refuse.
-pub(super) fn merged(ports: &[Ports]) -> Vec<Ports> {
+/// Ports in order, what overlaps or adjoins as one: nft takes no intervals that overlap.
+#[must_use]
+pub fn merged(ports: &[Ports]) -> Vec<Ports> {
     let mut merged: Vec<Ports> = Vec::new();
     for ports in sorted(ports) {
         match merged.last_mut() {
-            Some(last) if ports.first <= last.last => last.last = last.last.max(ports.last),
+            Some(last) if ports.first <= last.last.saturating_add(1) => last.last = last.last.max(ports.last),
             _ => merged.push(*ports),
         }
     }

@@ -1,6 +1,7 @@
 //! What routes packets with [`DIVERT_MARK`](super::DIVERT_MARK) to this machine's own sockets.
 
 use super::DIVERT_MARK;
+use std::fmt;
 
 /// A rule and a route for each family, as ip-rule(8) and ip-route(8) make them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +10,28 @@ pub struct Routes {
     pub v4: bool,
     /// For IPv6.
     pub v6: bool,
+}
+
+/// One of the two that each family needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The route, which is to be there first: without it the rule leads nowhere.
+    Route,
+    /// The rule that leads to it.
+    Rule,
+}
+
+impl Way {
+    /// The arguments of `ip` behind the option of the family, with spaces between. The verb is `add` or `del`.
+    #[must_use]
+    pub fn arguments(self, verb: impl fmt::Display) -> String {
+        match self {
+            Self::Route => format!("route {verb} local default dev lo table {DIVERT_MARK}"),
+            Self::Rule => {
+                format!("rule {verb} fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}")
+            }
+        }
+    }
 }
 
 impl Routes {
@@ -20,30 +43,17 @@ impl Routes {
     /// error of `ip` ("File exists", exit status 2) that changes nothing.
     #[must_use]
     pub fn added(&self) -> Vec<String> {
-        self.families()
-            .flat_map(|family| {
-                [
-                    format!("{family} route replace local default dev lo table {DIVERT_MARK}"),
-                    format!(
-                        "{family} rule add fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}"
-                    ),
-                ]
-            })
-            .collect()
+        self.each([(Way::Route, "replace"), (Way::Rule, "add")])
     }
 
     /// The same to take them away, the rule first. What is not there is an error of `ip`.
     #[must_use]
     pub fn deleted(&self) -> Vec<String> {
-        self.families()
-            .flat_map(|family| {
-                [
-                    format!(
-                        "{family} rule del fwmark {DIVERT_MARK:#x} lookup {DIVERT_MARK} pref {DIVERT_MARK}"
-                    ),
-                    format!("{family} route del local default dev lo table {DIVERT_MARK}"),
-                ]
-            })
-            .collect()
+        self.each([(Way::Rule, "del"), (Way::Route, "del")])
+    }
+
+    fn each(self, ways: [(Way, &str); 2]) -> Vec<String> {
+        let of_family = |family| ways.map(|(way, verb)| format!("{family} {}", way.arguments(verb)));
+        self.families().flat_map(of_family).collect()
     }
 }

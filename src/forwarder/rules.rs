@@ -9,6 +9,8 @@ use crate::ruleset;
 use crate::ruleset::Held;
 use crate::ruleset::RulesetError;
 use std::fs;
+use std::net::Ipv6Addr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -44,13 +46,22 @@ impl Rules {
     pub(super) fn fit(&self, places: &[Listen]) -> Result<(), String> {
         let Some((firewall, _)) = &self.asked else { return Ok(()) };
         let each = |to: &To| [to.v4, to.v6].map(|addr| addr.map(|addr| (addr, to.capture)));
+        let has_v6 = Path::new("/proc/self/net/if_inet6").exists();
         for (addr, capture) in firewall.targets().flat_map(each).flatten() {
-            if !places.iter().any(|place| place.addr.port() == addr.port() && place.capture == capture) {
+            let takes = |place: &Listen| {
+                let is_dual = place.addr.ip() == Ipv6Addr::UNSPECIFIED;
+                place.addr.port() == addr.port()
+                    && place.capture == capture
+                    && (is_dual || place.addr.is_ipv4() == addr.is_ipv4())
+            };
+            // Without IPv6 in the kernel what would listen for both listens for the other.
+            if (addr.is_ipv4() || has_v6) && !places.iter().any(takes) {
                 return Err(format!(
-                    "the rules would lead to port {} by {}, and nothing listens so: say with --listen or --capture how \
-                     the sockets are that systemd hands over",
+                    "the rules would lead to port {} by {} for {}, and nothing listens so: say with --listen or --capture \
+                     how the sockets are that systemd hands over",
                     addr.port(),
-                    capture.word()
+                    capture.word(),
+                    if addr.is_ipv4() { "IPv4" } else { "IPv6" }
                 ));
             }
         }

@@ -9,8 +9,10 @@ use super::keeper::Turn;
 use super::owner;
 use super::refusal;
 use super::routes;
+use super::routes::Added;
 use crate::firewall::Firewall;
 use crate::firewall::Lifetime;
+use crate::firewall::Routes;
 use crate::firewall::TABLE;
 use crate::sys;
 use crate::sys::nftables::Nftables;
@@ -44,15 +46,17 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
     let mut library = Library::open()?;
     // So that what is not permitted after this is so because of somebody else.
     library.run("list tables inet\n".to_owned())?.map_err(|said| refusal::plain(LIBRARY, &said))?;
-    let keeper = match firewall.routes() {
-        Some(wanted) => {
-            let keeper = Keeper::start(Turn::wait()?, &routes::deletions(wanted)?)?;
-            routes::add(wanted)?;
-            Some(keeper)
+    let ways = firewall.routes().map(Ways::make).transpose()?;
+    let (said, keeper) = match (library.run(firewall.nft(Lifetime::Owner)), ways) {
+        (Ok(Ok(_)), ways) => (None, ways.map(|ways| ways.keeper)),
+        (failed, ways) => {
+            if let Some(ways) = ways {
+                ways.take_back();
+            }
+            (failed?.err(), None)
         }
-        None => None,
     };
-    if let Err(said) = library.run(firewall.nft(Lifetime::Owner))? {
+    if let Some(said) = said {
         // Our socket would be counted among those that may be the holder's.
         drop(library);
         return Err(match refusal::of_nft(&said, firewall) {
@@ -69,6 +73,31 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
     // What the library took to read the text, and may not need again for months.
     sys::give_memory_back();
     Ok(Held { library, _keeper: keeper, draining: firewall.draining() })
+}
+
+/// The ip rules and routes, and who takes them away at the end.
+struct Ways {
+    keeper: Keeper,
+    added: Added,
+}
+
+impl Ways {
+    fn make(wanted: Routes) -> Result<Self, RulesetError> {
+        let keeper = Keeper::start(Turn::wait()?, &routes::deletions(wanted)?)?;
+        match routes::add(wanted) {
+            Ok(added) => Ok(Self { keeper, added }),
+            Err(err) => {
+                keeper.dismiss();
+                Err(err)
+            }
+        }
+    }
+
+    /// Those that were there before stay: rules that an earlier [`apply`](super::apply) left need them.
+    fn take_back(self) {
+        self.added.take_back();
+        self.keeper.dismiss();
+    }
 }
 
 impl Held {

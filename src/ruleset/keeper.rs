@@ -7,7 +7,7 @@
 //! nothing.
 
 use super::RulesetError;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// Where every system has its shell (POSIX names no place).
 const SHELL: &str = "/bin/sh";
 /// What a stopping service or a terminal sends to all of its processes is for the daemon. It says that it is deaf, waits for
-/// the end of the daemon, and goes on with what is to be done.
-const WAITS: &str = "trap '' TERM INT HUP QUIT; echo >&0; while read -r _; do :; done";
+/// the end of the daemon, and goes on with what is to be done; a line from the daemon says that there is nothing to do.
+const WAITS: &str = "trap '' TERM INT HUP QUIT; echo >&0; read -r _ && exit";
 /// The abstract name (unix(7)) that a keeper has for as long as it lives. Such names are those of one network namespace, as
 /// the routes are, and they end with whoever has them.
 const NAME: &str = "wayleave-routes";
@@ -85,6 +85,14 @@ impl Keeper {
             Ok(keeper)
         };
         keeper().map_err(RulesetError::Keeper)
+    }
+
+    /// It has nothing to take away.
+    pub(super) fn dismiss(mut self) {
+        if let Some(daemons_end) = &mut self.daemons_end {
+            // If it is gone already, so much the better.
+            let _ = daemons_end.write_all(b"\n");
+        }
     }
 }
 

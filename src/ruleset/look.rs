@@ -25,8 +25,9 @@ use std::thread;
 const OF_INTERFACE: [&str; 5] =
     ["forwarding", "src_valid_mark", "rp_filter", "accept_local", "route_localnet"];
 /// Settings of all.
-const OF_ALL: [&str; 4] = [
+const OF_ALL: [&str; 5] = [
     "net/ipv4/ip_forward",
+    "net/ipv4/tcp_fwmark_accept",
     "net/ipv6/conf/all/forwarding",
     "net/bridge/bridge-nf-call-iptables",
     "net/bridge/bridge-nf-call-ip6tables",

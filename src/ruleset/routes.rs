@@ -5,6 +5,7 @@ use super::refusal;
 use super::tool::{self, Said};
 use crate::firewall::DIVERT_MARK;
 use crate::firewall::Routes;
+use crate::firewall::Way;
 use std::path::Path;
 
 /// Both families, by the option of `ip`, and their file of `/proc/net`, which is not there if the kernel has not the family.
@@ -14,30 +15,21 @@ const FAMILIES: [(&str, &str, &str); 2] =
 /// More rules alike than this are not of our making.
 const ALIKE: usize = 32;
 
-/// The parts of the command for the rule, and for the route.
-fn words(object: &str, verb: &str) -> Vec<String> {
-    let number = DIVERT_MARK.to_string();
-    let text = match object {
-        "rule" => format!("rule {verb} fwmark {DIVERT_MARK:#x} lookup {number} pref {number}"),
-        _ => format!("route {verb} local default dev lo table {number}"),
-    };
-    text.split(' ').map(str::to_owned).collect()
-}
-
-fn ip(family: &str, words: &[String]) -> Result<Said, RulesetError> {
-    let args: Vec<&str> = std::iter::once(family).chain(words.iter().map(String::as_str)).collect();
+fn ip(family: &str, way: Way, verb: &str) -> Result<Said, RulesetError> {
+    let arguments = way.arguments(verb);
+    let args: Vec<&str> = std::iter::once(family).chain(arguments.split(' ')).collect();
     tool::run("ip", &args, "")
 }
 
-/// What was not there before: family, and rule or route.
+/// What was not there before: family, and which of the two.
 #[derive(Debug, Default)]
-pub(super) struct Added(Vec<(&'static str, &'static str)>);
+pub(super) struct Added(Vec<(&'static str, Way)>);
 
 impl Added {
     /// Takes away what was added, as far as it can be.
     pub(super) fn take_back(self) {
-        for (family, object) in self.0.into_iter().rev() {
-            let _best_effort = ip(family, &words(object, "del"));
+        for (family, way) in self.0.into_iter().rev() {
+            let _best_effort = ip(family, way, "del");
         }
     }
 }
@@ -50,9 +42,8 @@ pub(super) fn add(wanted: Routes) -> Result<Added, RulesetError> {
     for (family, ..) in
         FAMILIES.iter().filter(|(family, _, file)| is_wanted(family) && Path::new(file).exists())
     {
-        // The route first: a rule without it leads nowhere.
-        for object in ["route", "rule"] {
-            let said = match ip(family, &words(object, "add")) {
+        for way in [Way::Route, Way::Rule] {
+            let said = match ip(family, way, "add") {
                 Ok(said) => said,
                 Err(err) => {
                     added.take_back();
@@ -60,7 +51,7 @@ pub(super) fn add(wanted: Routes) -> Result<Added, RulesetError> {
                 }
             };
             if said.status.success() {
-                added.0.push((family, object));
+                added.0.push((family, way));
             } else if !said.err.contains("File exists") {
                 added.take_back();
                 return Err(refusal::plain("ip", &said.err));
@@ -86,21 +77,19 @@ pub(super) fn remove(gone: &mut Vec<String>) -> Result<(), RulesetError> {
         if !Path::new(file).exists() {
             continue;
         }
-        for object in ["rule", "route"] {
-            let words = words(object, "del");
+        for way in [Way::Rule, Way::Route] {
             for _ in 0..ALIKE {
-                let said = match ip(family, &words) {
+                let said = match ip(family, way, "del") {
                     Ok(said) => said,
                     // Without the program nothing was added by it.
                     Err(RulesetError::Missing { .. }) => return Ok(()),
                     Err(err) => return Err(err),
                 };
                 if said.status.success() {
-                    let what = match object {
-                        "rule" => format!("{name} rule for mark {DIVERT_MARK:#x}"),
-                        _ => format!("{name} route in table {DIVERT_MARK}"),
-                    };
-                    gone.push(what);
+                    gone.push(match way {
+                        Way::Rule => format!("{name} rule for mark {DIVERT_MARK:#x}"),
+                        Way::Route => format!("{name} route in table {DIVERT_MARK}"),
+                    });
                 } else if is_absent(&said.err) {
                     break;
                 } else {

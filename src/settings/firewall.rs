@@ -92,6 +92,14 @@ pub(super) struct Found<'a> {
 
 fn read(cli: &Flags, r: &Reader<'_>, modes: Modes, from: &Found<'_>) -> Result<Firewall, SettingsError> {
     let args = &cli.firewall;
+    if from.listen.iter().any(|one| one.addr.port() == 0) {
+        return Err(SettingsError {
+            message: "rules cannot lead to a port that is not known yet: write --listen with another than 0"
+                .to_owned(),
+            more: Vec::new(),
+            typed: true,
+        });
+    }
     let lan = r.parsed("lan", args.lan.as_ref(), |text| match text {
         "leave" => Ok(false),
         "capture" => Ok(true),
@@ -196,6 +204,17 @@ fn read_clients(cli: &Flags, r: &Reader<'_>) -> Result<Clients, SettingsError> {
             message: "no default route tells which way the internet is: say where the clients are, \
                       with --in-interface"
                 .to_owned(),
+            more: Vec::new(),
+            typed: false,
+        });
+    }
+    // The kernel takes names that would mean something else in the text of rules.
+    if let Some(name) = outwards.iter().find(|name| interface(name).is_err() || name.ends_with('*')) {
+        return Err(SettingsError {
+            message: format!(
+                "the default route's interface {name:?} has a name that rules cannot have: say where the clients are, \
+                 with --in-interface"
+            ),
             more: Vec::new(),
             typed: false,
         });

@@ -471,6 +471,28 @@ mod firewall {
     }
 
     #[test]
+    fn names_of_interfaces_that_are_more_than_names_are_not_taken_from_the_routes() {
+        for name in ["wan\"x", "wan0*", "wan0;"] {
+            let routes = ROUTES[0].1.replace("wan0", name);
+            let routes: &'static str = routes.leak();
+            let read = |args: &str| {
+                let outside =
+                    Fake { files: [("/proc/net/route", routes)].into_iter().collect(), ..Fake::default() };
+                read_firewall(Some(&"router".to_owned()), &cli(args), &outside)
+            };
+            let err = read("").unwrap_err().to_string();
+            assert!(err.contains(&format!("{name:?}")) && err.contains("--in-interface"), "{err}");
+            assert!(read("--in-interface lan0").is_ok());
+        }
+    }
+
+    #[test]
+    fn rules_lead_to_a_port_that_is_known() {
+        let err = rules("router --listen 0.0.0.0:8443,[::]:0").unwrap_err();
+        assert!(err.to_string().contains("--listen"), "{err}");
+    }
+
+    #[test]
     fn modes_say_which_rules_there_are() {
         let router = rules("router").unwrap();
         assert!(

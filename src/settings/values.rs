@@ -2,6 +2,7 @@
 
 use crate::firewall::DIVERT_MARK;
 use crate::firewall::Ports;
+use crate::firewall::merged;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -123,22 +124,7 @@ pub(super) fn port_ranges(text: &str) -> Result<Vec<Ports>, String> {
             _ => return Err(format!("{one:?} is neither a port nor a range of ports, such as 8000-8100")),
         }
     }
-    if all.is_empty() { Err("write at least one port".to_owned()) } else { Ok(united(all)) }
-}
-
-/// In order, and what overlaps or adjoins as one: nft takes no intervals that overlap.
-fn united(mut all: Vec<Ports>) -> Vec<Ports> {
-    all.sort_unstable();
-    let mut united: Vec<Ports> = Vec::new();
-    for one in all {
-        match united.last_mut() {
-            Some(before) if one.first <= before.last.saturating_add(1) => {
-                before.last = before.last.max(one.last)
-            }
-            _ => united.push(one),
-        }
-    }
-    united
+    if all.is_empty() { Err("write at least one port".to_owned()) } else { Ok(merged(&all)) }
 }
 
 /// A firewall mark, decimal or with 0x.

@@ -589,6 +589,18 @@ fn what_tproxy_stands_on_is_found_missing() {
             },
         );
     }
+    // What is answered goes by the mark.
+    let accept = "net/ipv4/tcp_fwmark_accept";
+    is_found(
+        &lab,
+        TPROXY,
+        &Planted {
+            plant: &|lab| set(lab, accept, "1"),
+            says: &["fault: net.ipv4.tcp_fwmark_accept is 1"],
+            repair: &|lab| set(lab, accept, "0"),
+            breaks: true,
+        },
+    );
     // The remedy that it names.
     set(&lab, "net/ipv4/conf/all/src_valid_mark", "1");
     for rp_filter in ["0", "2"] {

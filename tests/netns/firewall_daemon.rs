@@ -3,6 +3,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread;
@@ -403,6 +405,28 @@ fn a_port_that_is_taken_leaves_no_rules_but_a_gates() {
     assert!(!is_open(&lab, "81") && lab.ruleset().contains("table inet wayleave"), "{}", lab.ruleset());
 }
 
+/// The name by which a keeper says that it has routes to look after is anybody's to take.
+#[test]
+fn nobody_keeps_a_gate_open_by_way_of_its_routes() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let tproxy = [GATE, &["--capture", "tproxy"]].concat();
+    let name = SocketAddr::from_abstract_name("wayleave-routes").unwrap();
+    let taken = lab.router_side().enter(|| UnixDatagram::bind_addr(&name)).unwrap();
+    let why = fails(&lab, &tproxy);
+    assert!(why.contains("the gate is shut") && why.contains("@wayleave-routes"), "{why}");
+    for port in [80, 81, 22] {
+        for web in [format!("{WEB_V4}:{port}"), format!("[{WEB_V6}]:{port}")] {
+            let err = lab.client(|| connect(&web)).expect_err("a shut gate");
+            assert_eq!(err.kind(), io::ErrorKind::ConnectionRefused, "{web}");
+        }
+    }
+    drop(taken);
+    let daemon = ready(&lab, &tproxy);
+    all_captured(&lab);
+    ended(&daemon);
+}
+
 fn is_open(lab: &Lab, port: &str) -> bool {
     lab.client(|| connect(&format!("{WEB_V4}:{port}"))).is_ok()
 }
@@ -584,6 +608,23 @@ fn ip_rules_that_nobody_took_away_do_no_harm() {
     wait::holds("the ip rules to be gone", || in_force(&lab) == before);
 }
 
+/// Rules that stay have ip rules and routes, which a daemon that does not come to replace them leaves where they are.
+#[test]
+fn who_fails_takes_nothing_away_that_was_there() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let apply = ["firewall", "apply", "--mode", "router", "--in-interface", "lan0", "--capture", "tproxy"];
+    assert!(wayleave(&lab, &apply).status.success());
+    let before = in_force(&lab);
+    let unknown = [BOTH, &["--capture", "tproxy", "--uid", "nobody-of-that-name"]].concat();
+    assert!(fails(&lab, &unknown).contains("there is no user nobody-of-that-name"));
+    assert_eq!(in_force(&lab), before);
+    let daemon = ready(&lab, TPROXY);
+    all_captured(&lab);
+    killed(&daemon);
+    wait::holds("the ip rules to be gone", || !has_ip_rules(&lab));
+}
+
 /// A keeper that is late does not take away what the next daemon needs.
 #[test]
 fn a_late_keeper_is_waited_for() {
@@ -666,7 +707,8 @@ fn rules_lead_to_sockets_that_were_handed_over_or_nowhere() {
             .args(args);
         Process::start("wayleave", &mut command)
     };
-    for wrong in [&["--local-port", "8444"][..], &["--listen", "tproxy=0.0.0.0:8443"]] {
+    // Without a flag the rules are for both families, and the socket is for IPv4 alone.
+    for wrong in [&["--local-port", "8444"][..], &["--listen", "tproxy=0.0.0.0:8443"], &[]] {
         let process = start(wrong);
         assert_eq!(process.wait().code(), Some(1));
         assert!(
@@ -676,7 +718,6 @@ fn rules_lead_to_sockets_that_were_handed_over_or_nowhere() {
         );
         assert_eq!(lab.ruleset(), "");
     }
-    // The socket is for IPv4 alone.
     let process = start(&["--listen", "0.0.0.0:8443"]);
     process.line("\"ready\"");
     assert!(is_captured(&lab, &webs()[0]) && !is_captured(&lab, &webs()[1]));

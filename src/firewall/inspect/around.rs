@@ -3,6 +3,7 @@
 use super::super::{Capture, Clients, Firewall, Router, To};
 use super::model::is_named;
 use super::others::clients;
+use super::text::tables;
 use super::{About, Findings, Seen};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,10 +13,15 @@ pub(super) fn inspect(firewall: &Firewall, seen: &Seen, found: &mut Findings) {
         interfaces(&router.clients, seen, found);
         forwarding(firewall, router, seen, found);
         ways_in(firewall, router, seen, found);
+        if router.gate.is_some() {
+            flowtables(seen, found);
+        }
     }
-    let targets = firewall.router.iter().map(|router| &router.to);
-    for to in targets.chain(firewall.output.iter().map(|output| &output.to)) {
+    for to in firewall.targets() {
         listeners(to, seen, found);
+    }
+    if firewall.diverts() {
+        marks(seen, found);
     }
 }
 
@@ -80,6 +86,23 @@ fn forwarding(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Fin
     let leads_out = |route: &Value| route.get("dev").and_then(Value::as_str) != Some("lo");
     if seen.has_v6 && routes.iter().filter(is_default).any(leads_out) {
         off("net/ipv6/conf/all/forwarding");
+    }
+}
+
+/// What is in a flowtable goes from interface to interface without any chain in between (the kernel's
+/// Documentation/networking/nf_flowtable.rst). A gate lets nothing new come so far.
+fn flowtables(seen: &Seen, found: &mut Findings) {
+    for table in tables(&seen.listed) {
+        for name in table.parts.keys().filter_map(|part| part.strip_prefix("flowtable ")) {
+            found.warning(
+                About::Shadowed,
+                format!(
+                    "flowtable {name} in table {} {}: connections that it had before the gate was shut go on past it; \
+                     conntrack -F ends them",
+                    table.family, table.name
+                ),
+            );
+        }
     }
 }
 
@@ -155,6 +178,21 @@ fn ways_in(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Findin
                 );
             }
         }
+    }
+}
+
+/// With this setting what is accepted is sent with the mark that it came with (ip-sysctl), for IPv6 too.
+fn marks(seen: &Seen, found: &mut Findings) {
+    let path = "net/ipv4/tcp_fwmark_accept";
+    if is_on(seen, path) {
+        let name = dotted(path);
+        found.fault(
+            About::Kernel,
+            format!(
+                "{name} is 1: answers to clients have the mark of TPROXY as well, which leads them back to this machine; \
+                 sysctl -w {name}=0, or use --capture redirect"
+            ),
+        );
     }
 }
 

@@ -52,6 +52,21 @@ fn faults_come_first_and_each_once() {
     assert!(found[1].starts_with("warning: there is no interface lan0"), "{found:#?}");
 }
 
+/// Not every kernel that tests run on has them.
+#[test]
+fn flowtables_are_a_way_past_a_gate() {
+    let mut seen = good();
+    seen.listed.push_str(
+        "table ip fast {\n\tflowtable f {\n\t\thook ingress priority 0\n\t\tdevices = { lan0, wan0 }\n\t}\n}\n",
+    );
+    let mut rules = router(Capture::Redirect);
+    assert_eq!(inspect(&rules, &seen), Vec::new(), "what is new passes the rules of a router");
+    rules.router.as_mut().unwrap().gate = Some(crate::firewall::Gate::default());
+    let found: Vec<String> = inspect(&rules, &seen).iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with("warning: flowtable f in table ip fast: "), "{found:#?}");
+}
+
 #[test]
 fn a_table_is_the_same_whoever_holds_it() {
     let mut seen = good();
