@@ -81,6 +81,8 @@ pub enum RulesetError {
     RoutesKept(&'static str),
     /// The process that would take them away cannot be started.
     Keeper(io::Error),
+    /// There are rules of a gate, and those that would take their place would end with this process.
+    Gate,
     /// The rules of a gate are there, but what they need besides could not be had: it is shut for all.
     Shut(Box<RulesetError>),
     /// Another refusal, in the words of the program.
@@ -148,6 +150,10 @@ impl fmt::Display for RulesetError {
                 f,
                 "cannot start /bin/sh, which takes the ip rules of TPROXY away at the end ({err}): add them and the \
                  rules by wayleave firewall apply, or let them stay with --firewall-persist"
+            ),
+            Self::Gate => f.write_str(
+                "there is a gate, which rules that go with wayleave would open for good: wayleave firewall remove takes it \
+                 away, if that is meant",
             ),
             Self::Shut(err) => write!(f, "the gate is shut, and nothing is captured: {err}"),
             Self::Refused { program, why } => write!(f, "{program}: {why}"),

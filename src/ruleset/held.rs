@@ -14,6 +14,7 @@ use crate::firewall::Firewall;
 use crate::firewall::Lifetime;
 use crate::firewall::Routes;
 use crate::firewall::TABLE;
+use crate::firewall::inspect::text::tables;
 use crate::sys;
 use crate::sys::nftables::Nftables;
 use crate::sys::nftables::OpenError;
@@ -35,7 +36,7 @@ pub struct Held {
     draining: String,
 }
 
-/// Makes the rules, in the place of those that an earlier [`apply`](super::apply) left. They go with this process.
+/// Makes the rules, in the place of those that an earlier [`apply`](super::apply) left, unless they are a gate. They go with this process.
 ///
 /// Waits, at most some ten seconds for each part that does not come to an end. Every descriptor of this process above 2 is
 /// close-on-exec afterwards: a child that had the table's socket would keep the table.
@@ -46,6 +47,10 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
     let mut library = Library::open()?;
     // So that what is not permitted after this is so because of somebody else.
     library.run("list tables inet\n".to_owned())?.map_err(|said| refusal::plain(LIBRARY, &said))?;
+    // Nothing would be left of it once these are gone.
+    if library.run(format!("list table inet {TABLE}\n"))?.is_ok_and(|listed| is_gate(&listed)) {
+        return Err(RulesetError::Gate);
+    }
     let ways = firewall.routes().map(Ways::make).transpose()?;
     let (said, keeper) = match (library.run(firewall.nft(Lifetime::Owner)), ways) {
         (Ok(Ok(_)), ways) => (None, ways.map(|ways| ways.keeper)),
@@ -73,6 +78,13 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
     // What the library took to read the text, and may not need again for months.
     sys::give_memory_back();
     Ok(Held { library, _keeper: keeper, draining: firewall.draining() })
+}
+
+/// A table of ours that drops what it does not know.
+fn is_gate(listed: &str) -> bool {
+    let tables = tables(listed);
+    let mut lines = tables.iter().flat_map(|table| table.parts.values()).flatten();
+    lines.any(|line| line.contains(" hook forward ") && line.contains("policy drop"))
 }
 
 /// The ip rules and routes, and who takes them away at the end.

@@ -405,6 +405,28 @@ fn a_port_that_is_taken_leaves_no_rules_but_a_gates() {
     assert!(!is_open(&lab, "81") && lab.ruleset().contains("table inet wayleave"), "{}", lab.ruleset());
 }
 
+/// Rules that go with the daemon do not take the place of a gate: when they are gone, everything would be open.
+#[test]
+fn a_gate_is_not_opened_by_rules_that_go() {
+    let lab = Lab::router();
+    let _web = lab.mirror(80);
+    let _other = lab.mirror(81);
+    let apply = ["firewall", "apply", "--mode", "gate", "--in-interface", "lan0"];
+    assert!(wayleave(&lab, &apply).status.success());
+    let before = in_force(&lab);
+    for args in [ROUTER, OUTPUT, TPROXY] {
+        let why = fails(&lab, args);
+        assert!(why.contains("there is a gate") && why.contains("wayleave firewall remove"), "{why}");
+        assert_eq!(in_force(&lab), before);
+    }
+    assert!(!is_open(&lab, "81"));
+    assert!(wayleave(&lab, &["firewall", "remove"]).status.success());
+    let daemon = ready(&lab, ROUTER);
+    all_captured(&lab);
+    ended(&daemon);
+    assert!(is_open(&lab, "81"));
+}
+
 /// The name by which a keeper says that it has routes to look after is anybody's to take.
 #[test]
 fn nobody_keeps_a_gate_open_by_way_of_its_routes() {
