@@ -117,8 +117,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Closes a gate, if rules for one are asked for; and listens where the settings say, or on the sockets that were [handed over](crate::server::handed_over) if there are
-    /// any. Raises the process's soft limit of descriptors to the hard one.
+    /// Closes a gate, if rules for one are asked for; and listens where the settings say, or on the sockets that were
+    /// [handed over](crate::server::handed_over) if there are any. Raises the process's soft limit of descriptors to the hard one.
     ///
     /// # Errors
     /// There are too few descriptors, an address is not to be had, or the rules cannot be made or do not lead there.
