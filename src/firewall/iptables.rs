@@ -250,6 +250,8 @@ impl Firewall {
         table.chain(excused);
         table.chain(refused);
         table.chain(told);
+        // By a source route from here to somewhere else: what it says of itself is not true yet.
+        table.rule(format!("-A {FORWARDED} -m addrtype --dst-type LOCAL -j DROP"));
         for net in PUBLISHED {
             let family = family(&net);
             let dnat = "-m conntrack --ctstate DNAT --ctdir";
@@ -284,15 +286,22 @@ impl Firewall {
         }
         table.rule(format!("-A {FORWARDED} -j {refused}"));
         self.each_exception(|family, end, net| {
-            let end = if end == "dst" { "--ctreplsrc" } else { "--ctorigsrc" };
-            table.rule(format!("{family} -A {excused} -m conntrack {end} {net} -j RETURN"));
+            if end == "dst" {
+                // See excepted_in_conntrack of nft.
+                table.rule(format!("{family} -A {excused} {original} -d {net} -j RETURN"));
+                table.rule(format!("{family} -A {excused} {reply} --ctreplsrc {net} -j RETURN"));
+            } else {
+                table.rule(format!("{family} -A {excused} -m conntrack --ctorigsrc {net} -j RETURN"));
+            }
         });
         for server in sorted(&gate.dns) {
             let family = family(&IpNet::from(*server));
             for protocol in ["udp", "tcp"] {
-                table.rule(format!(
-                    "{family} -A {excused} -m conntrack --ctproto {protocol} --ctreplsrc {server} --ctreplsrcport 53 -j RETURN"
-                ));
+                for towards in [format!("ORIGINAL -d {server}"), "REPLY".to_owned()] {
+                    table.rule(format!(
+                        "{family} -A {excused} -m conntrack --ctproto {protocol} --ctreplsrc {server} --ctreplsrcport 53 --ctdir {towards} -j RETURN"
+                    ));
+                }
             }
         }
         if gate.icmp {

@@ -173,6 +173,26 @@ const DNS: [&str; 2] = ["192.0.2.53", "2001:db8:bb::53"];
 const OTHER_DNS: [&str; 2] = ["198.51.100.53", "2001:db8:bb::5353"];
 
 /// Answers each datagram that comes to this address of the server side with itself, until the test ends.
+/// By way of the router's own address, where that is excused: by an exception, or as a name server.
+#[test]
+fn a_source_route_makes_no_more_of_an_exception() {
+    let ways: Vec<Way> = ways()
+        .into_iter()
+        .filter(|way| way.name.contains(" routing") || way.name.starts_with("source routing"))
+        .collect();
+    assert_eq!(ways.len(), 3);
+    for flags in [["--except-destination", "10.1.0.0/24,fd00:1::/64"], ["--gate-dns", "10.1.0.1,fd00:1::1"]] {
+        for tool in TOOLS {
+            let lab = Lab::router();
+            lab.careless_router();
+            lab.load_printed(tool, &of_gate(&flags));
+            let sniffer = lab.sniffer();
+            lab.tries(&ways, &sniffer);
+            nothing_came(&sniffer, |_| false);
+        }
+    }
+}
+
 fn udp_echo(lab: &Lab, at: SocketAddr) {
     let socket = lab.server_side().enter(|| UdpSocket::bind(at).unwrap());
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();

@@ -13,6 +13,10 @@ impl Firewall {
         text.line("\tchain forward {");
         text.line("\t\ttype filter hook forward priority filter; policy drop;");
         text.line("");
+        text.line(
+            "\t\t# By a source route from here to somewhere else: what it says of itself is not true yet.",
+        );
+        text.line("\t\tfib daddr type local drop");
         text.line("\t\t# Published ports of containers: what was led to a private address on its way in.");
         text.line("\t\tct status dnat jump published");
         let excuses =
@@ -62,7 +66,10 @@ impl Firewall {
             );
             self.excepted_in_conntrack(text);
             for (servers, family, _) in name_servers(gate) {
-                text.line(format_args!("\t\tct reply {family} saddr {servers} jump names"));
+                text.line(format_args!("\t\tct direction original {family} daddr {servers} jump names"));
+                text.line(format_args!(
+                    "\t\tct direction reply ct reply {family} saddr {servers} jump names"
+                ));
             }
             if gate.icmp {
                 text.line("\t\ticmp type { echo-request, echo-reply } accept");
@@ -94,11 +101,16 @@ impl Firewall {
     }
 
     /// The same for all packets of a connection, and for ICMP errors about it. An address translation has no say: the reply
-    /// comes from where the connection was really led to, and the original is from who began it.
+    /// comes from where the connection was really led to, and the original is from who began it. Conntrack does not know
+    /// where an original goes from here by a segment routing header (RFC 8754), which has changed its destination by then.
     fn excepted_in_conntrack(&self, text: &mut Text) {
         self.each_set(|family, end, set| {
-            let of = if end == "daddr" { "ct reply" } else { "ct original" };
-            text.line(format_args!("\t\t{of} {family} saddr {set} accept"));
+            if end == "daddr" {
+                text.line(format_args!("\t\tct direction original {family} daddr {set} accept"));
+                text.line(format_args!("\t\tct direction reply ct reply {family} saddr {set} accept"));
+            } else {
+                text.line(format_args!("\t\tct original {family} saddr {set} accept"));
+            }
         });
     }
 }

@@ -212,6 +212,11 @@ fn by_header() -> Vec<Way> {
     let data = datagram(name, CLIENT_V4.into(), HIS_V4.into());
     let route = [&[131, 7, 4][..], &HIS_V4.octets(), &[0]].concat();
     ways.push(Way::new(name, vec![packets::v4_with(CLIENT_V4, ROUTER_V4, UDP, &data, &route, 0)]));
+    // The same to where it is captured: redirected, it comes to the router as well.
+    let name = "source routing of what is captured";
+    let to = Ipv4Addr::new(192, 0, 2, 10);
+    let data = packets::tcp((CLIENT_V4, 45_001).into(), (to, 80).into(), SYN, mark(name).as_bytes());
+    ways.push(Way::new(name, vec![packets::v4_with(CLIENT_V4, to, TCP, &data, &route, 0)]));
     // Record route, and router alert (RFC 2113), which make routers look twice.
     for (name, option) in [("record route", &[7, 7, 4, 0, 0, 0, 0, 0][..]), ("router alert", &[148, 4, 0, 0])]
     {
