@@ -191,13 +191,13 @@ pub struct Removed {
 /// What is there cannot be taken away. That something is not there is no error.
 pub fn remove() -> Result<Removed, RulesetError> {
     let mut removed = Removed::default();
+    let mut missing = None;
     for table in [TABLE, OLD_TABLE] {
         match nft::delete(table) {
             Ok(true) => removed.gone.push(format!("table inet {table}")),
             Ok(false) => {}
             Err(RulesetError::Held(holder)) => removed.held = Some(holder),
-            // Without the program there are no tables that it made.
-            Err(RulesetError::Missing { .. }) => {}
+            Err(err @ RulesetError::Missing { .. }) => missing = Some(err),
             Err(err) => return Err(err),
         }
     }
@@ -205,5 +205,10 @@ pub fn remove() -> Result<Removed, RulesetError> {
     if removed.held.is_none() {
         routes::remove(&mut removed.gone)?;
     }
-    Ok(removed)
+    // A host without the program may have chains of iptables, and no table. Where there are none, there may be a table that a
+    // container's program has made.
+    match missing {
+        Some(err) if removed.gone.is_empty() => Err(err),
+        _ => Ok(removed),
+    }
 }

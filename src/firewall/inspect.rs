@@ -135,7 +135,7 @@ pub fn inspect(firewall: &Firewall, seen: &Seen) -> Vec<Finding> {
     let mut found = Findings::default();
     match &seen.wanted_saved {
         Some(wanted) => alike::inspect(seen, wanted, &mut found),
-        None => same::inspect(seen, &mut found),
+        None => same::inspect(firewall, seen, &mut found),
     }
     others::inspect(firewall, seen, &mut found);
     routed::inspect(firewall, seen, &mut found);

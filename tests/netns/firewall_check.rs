@@ -638,8 +638,7 @@ fn a_listener_that_tproxy_does_not_reach_is_found() {
     let plant = |lab: &Lab| nft(lab.router_side(), chain);
     let repair = |lab: &Lab| nft(lab.router_side(), "delete table inet other");
     let says = [
-        "the policy of chain c in table inet other drops what comes from clients on lan0 to port 80 (which keeps its number",
-        "to port 443 (which",
+        "the policy of chain c in table inet other drops what comes from clients on lan0 and TPROXY leads to the listener: accept what has the mark 0x574d",
     ];
     is_found(&lab, TPROXY, &Planted { plant: &plant, says: &says, repair: &repair, breaks: true });
     // And another's NAT changes where it was going.
