@@ -83,6 +83,9 @@ fn remove() -> ExitCode {
             );
             complain([why], FAILED)
         }
+        None if text.is_empty() && removed.is_blind => print(
+            &"nothing removed: without nft (package nftables) it cannot be seen whether there is a table\n",
+        ),
         None if text.is_empty() => print(&"there are no rules of wayleave here: nothing removed\n"),
         None => print(&text),
     }

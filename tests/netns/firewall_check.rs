@@ -157,7 +157,9 @@ fn a_good_machine_is_good_in_every_mode() {
     for mode in ["router", "gate", "router,output", "gate,output", "output"] {
         for capture in ["redirect", "tproxy"] {
             let lab = if mode == "output" { Lab::host() } else { Lab::router() };
-            let flags = ["--mode", mode, "--own-uid", "7", "--capture", capture];
+            // The listener is this process's.
+            let flags: &[&str] = &["--mode", mode, "--capture", capture];
+            let flags = [flags, if mode.contains("output") { &["--own-uid", "0"] } else { &[] }].concat();
             let _listener = Listener::start(lab.router_side(), any(), capture == "tproxy");
             does(&lab, &[&["apply"], &flags[..]].concat());
             is_good(&lab, &flags);
@@ -188,6 +190,23 @@ fn a_daemon_that_runs_is_good() {
     }
     let _daemon = lab.daemon(&[]);
     is_good(&lab, &flags);
+}
+
+/// It would be handed its own connections.
+#[test]
+fn a_daemon_of_another_user_than_the_rules_leave_alone_is_found() {
+    let lab = Lab::host();
+    let _listener = Listener::start(lab.router_side(), any(), false);
+    for own in [["--own-uid", "0"], ["--mark", "5"]] {
+        let flags = [&["--mode", "output"], &own[..]].concat();
+        does(&lab, &[&["apply"], &flags[..]].concat());
+        is_good(&lab, &flags);
+    }
+    let flags = ["--mode", "output", "--own-uid", "7"];
+    does(&lab, &[&["apply"], &flags[..]].concat());
+    let (code, lines) = finds(&lab, &flags);
+    assert_eq!((code, lines.len()), (Some(1), 1), "{lines:#?}");
+    assert!(lines[0].starts_with("fault: who listens runs as user 0, and not as 7, "), "{lines:#?}");
 }
 
 /// Rules as Docker makes them, with a published port 80, beside a firewall that lets in what it should.
@@ -255,7 +274,7 @@ fn rules_of_others_that_do_no_harm_are_left_in_peace() {
             let output = feed(lab.router_side().command("iptables-restore").arg("--noflush"), ufw.as_bytes());
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
-        let flags = ["--mode", "router,output", "--own-uid", "7", "--in-interface", "lan0,docker0"];
+        let flags = ["--mode", "router,output", "--own-uid", "0", "--in-interface", "lan0,docker0"];
         let _listener = Listener::start(lab.router_side(), any(), false);
         does(&lab, &[&["apply"], &flags[..]].concat());
         is_good(&lab, &flags);

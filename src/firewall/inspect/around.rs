@@ -3,7 +3,7 @@
 use super::super::{Capture, Clients, Firewall, Router, To};
 use super::model::is_named;
 use super::others::clients;
-use super::{About, Findings, Seen};
+use super::{About, Findings, Runs, Seen};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,6 +17,21 @@ pub(super) fn inspect(firewall: &Firewall, seen: &Seen, found: &mut Findings) {
     for to in targets.chain(firewall.output.iter().map(|output| &output.to)) {
         listeners(to, seen, found);
     }
+    own(seen, found);
+}
+
+/// The rules would hand it its own connections.
+fn own(seen: &Seen, found: &mut Findings) {
+    let Some(Runs { user, wanted, by }) = &seen.runs else { return };
+    let Some(other) = by.first().filter(|_| !by.contains(wanted)) else { return };
+    found.fault(
+        About::Listener,
+        format!(
+            "who listens runs as user {other}, and not as {user}, whose connections the rules leave alone: wayleave would be \
+             handed its own (end=loop); start it as {user}, as the unit does (runuser -u {user} -- wayleave ...), or tell it \
+             by --own-uid, or by --mark to both"
+        ),
+    );
 }
 
 fn interfaces(clients: &Clients, seen: &Seen, found: &mut Findings) {
