@@ -370,7 +370,9 @@ impl Table {
             if is_ours {
                 self.rule(format!("-A {from} {interface}{what}-j {to}"));
             } else {
-                self.jump("-A", from, &format!("{interface}{what}"), to);
+                // In FORWARD before others accept: Docker does so for all that containers send.
+                let how = if from == "FORWARD" { "-I" } else { "-A" };
+                self.jump(how, from, &format!("{interface}{what}"), to);
             }
         }
         if let Clients::NotOn(names) = clients {

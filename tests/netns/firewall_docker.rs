@@ -56,7 +56,7 @@ fn containers_are_captured(lab: &Lab, daemon: &Daemon, docker: &Docker) {
         for web in [WEB_V4, WEB_V6] {
             asking.carried(&with_port(web, 80));
             asking.carried(&with_port(web, 443));
-            quic_is_refused(lab, container, web);
+            quic_is_refused(lab, container, None, web);
         }
     }
 }

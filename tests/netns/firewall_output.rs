@@ -111,23 +111,38 @@ fn as_user(lab: &Lab, uid: u32, gid: u32, program: &str) -> Command {
 }
 
 #[test]
+fn only_of_some_by_cgroup() {
+    for tool in TOOLS {
+        let lab = Lab::host();
+        let cgroup = Cgroup::new(&lab, "some");
+        let _server = lab.mirror(80);
+        let flags = ["--cgroup", cgroup.name()];
+        let daemon = lab.daemon(&flags);
+        load_with_cgroups(&lab, tool, &flags);
+        for web in [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")] {
+            let carried = |mut command: Command| is_carried(&daemon, &mut command, &web);
+            assert!(carried(cgroup.start(&lab.router_side().command("curl"))), "{tool:?}: of the cgroup");
+            assert!(!carried(lab.router_side().command("curl")), "{tool:?}: of another");
+        }
+    }
+}
+
+#[test]
 fn only_of_some() {
     const USER: u32 = 64_001;
     const GROUP: u32 = 64_002;
     const OTHER: u32 = 64_003;
     for tool in TOOLS {
         let lab = Lab::host();
-        let cgroup = Cgroup::new(&lab, "some");
         let _server = lab.mirror(80);
         let (user, group) = (USER.to_string(), GROUP.to_string());
-        let flags = ["--uid", &user, "--gid", &group, "--cgroup", cgroup.name()];
+        let flags = ["--uid", &user, "--gid", &group];
         let daemon = lab.daemon(&flags);
-        load_with_cgroups(&lab, tool, &flags);
+        lab.load_printed(tool, &of_output(&flags));
         for web in [format!("{WEB_V4}:80"), format!("[{WEB_V6}]:80")] {
             let carried = |mut command: Command| is_carried(&daemon, &mut command, &web);
             assert!(carried(as_user(&lab, USER, OTHER, "curl")), "{tool:?}: a user's");
             assert!(carried(as_user(&lab, OTHER, GROUP, "curl")), "{tool:?}: a group's");
-            assert!(carried(cgroup.start(&lab.router_side().command("curl"))), "{tool:?}: a cgroup's");
             assert!(!carried(as_user(&lab, OTHER, OTHER, "curl")), "{tool:?}: somebody else's");
             assert!(!carried(lab.router_side().command("curl")), "{tool:?}: root's");
         }

@@ -67,8 +67,8 @@ fn of_a_client(asking: &Asking, is_gate: bool, has_lan: bool) {
             false => asking.straight_from(Some(lan_source(lan)), &format!("{lan}:80")),
         }
     }
-    for web in [WEB_V4, WEB_V6] {
-        quic_is_refused(asking.lab, asking.side, web);
+    for (own, web) in [(ONE_V4, WEB_V4), (ONE_V6, WEB_V6)] {
+        quic_is_refused(asking.lab, asking.side, Some(own), web);
     }
     asking.nothing_else_was_carried(Some(ONE_V4), &format!("{WEB_V4}:80"));
 }
@@ -90,7 +90,7 @@ pub fn of_the_router(asking: &Asking) {
         asking.straight(&format!("{lan}:80"));
     }
     for web in [WEB_V4, WEB_V6] {
-        quic_is_refused(asking.lab, asking.side, web);
+        quic_is_refused(asking.lab, asking.side, None, web);
     }
     asking.nothing_else_was_carried(None, &format!("{WEB_V4}:80"));
 }

@@ -40,7 +40,7 @@ pub const ONE: [&str; 2] = ["172.17.0.2", "fd00:17::2"];
 pub const TWO: [&str; 2] = ["172.17.0.3", "fd00:17::3"];
 pub const THREE: [&str; 2] = ["172.18.0.2", "fd00:18::2"];
 
-/// What this machine is on the internet: addresses that look like anybody's.
+/// What this machine is on the internet: addresses that look like anybody's. It sends nothing from them by itself.
 pub const PUBLIC_V4: &str = "203.0.113.5";
 pub const PUBLIC_V6: &str = "2001:db8:cc::5";
 
@@ -66,8 +66,9 @@ impl Lab {
                  addr add {v6} dev {bridge} nodad\n"
             ));
         }
-        self.router_side()
-            .ip(&format!("addr add {PUBLIC_V4}/32 dev wan0\naddr add {PUBLIC_V6}/128 dev wan0 nodad\n"));
+        self.router_side().ip(&format!(
+            "addr add {PUBLIC_V4}/32 dev wan0\naddr add {PUBLIC_V6}/128 dev wan0 nodad preferred_lft 0\n"
+        ));
         self.server_side()
             .ip(&format!("route add {PUBLIC_V4} via 10.2.0.1\nroute add {PUBLIC_V6} via fd00:2::1\n"));
         self.empty_iptables();

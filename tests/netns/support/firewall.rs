@@ -165,13 +165,13 @@ pub fn snapshot(side: &Namespace) -> String {
 /// A UDP socket that asks udp/443 there is told at once that nobody is there; and that is not the server's own answer,
 /// for somebody is.
 #[track_caller]
-pub fn quic_is_refused(lab: &Lab, side: &Arc<Namespace>, web: &str) {
+pub fn quic_is_refused(lab: &Lab, side: &Arc<Namespace>, own: Option<&str>, web: &str) {
     let address: IpAddr = web.parse().unwrap();
-    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any: IpAddr = own.unwrap_or(if address.is_ipv4() { "0.0.0.0" } else { "::" }).parse().unwrap();
     let silent = lab.server_side().enter(|| UdpSocket::bind((address, 443)).unwrap());
     silent.set_nonblocking(true).unwrap();
     let heard = side.enter(|| {
-        let socket = UdpSocket::bind(any).unwrap();
+        let socket = UdpSocket::bind((any, 0)).unwrap();
         socket.set_read_timeout(Some(wait::PATIENCE)).unwrap();
         socket.connect((address, 443)).unwrap();
         // On the host itself the refusal may be known before send returns.
