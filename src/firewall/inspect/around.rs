@@ -47,6 +47,28 @@ fn interfaces(clients: &Clients, seen: &Seen, found: &mut Findings) {
             );
         }
     }
+    let Clients::On(names) = clients else { return };
+    for outwards in seen.routes.iter().flat_map(|routes| outwards(routes)) {
+        if names.iter().any(|name| is_named(name, &outwards)) {
+            found.warning(
+                About::Interfaces,
+                format!(
+                    "a default route leads out by {outwards}: whoever is out there could use wayleave; leave it out of \
+                     --in-interface, unless clients are there as well"
+                ),
+            );
+        }
+    }
+}
+
+/// The interfaces of default routes, out of what `ip -j route` prints; the one of TPROXY leads nowhere.
+fn outwards(routes: &str) -> Vec<String> {
+    let routes: Vec<Value> = serde_json::from_str(routes).unwrap_or_default();
+    let of = |route: &Value, key: &str| route.get(key).and_then(Value::as_str).map(str::to_owned);
+    let default = routes.iter().filter(|route| of(route, "dst").as_deref() == Some("default"));
+    let hops = |route: &Value| route.get("nexthops").and_then(Value::as_array).cloned().unwrap_or_default();
+    let ways = default.flat_map(|route| [vec![route.clone()], hops(route)].concat());
+    ways.filter_map(|way| of(&way, "dev")).filter(|name| name != "lo").collect()
 }
 
 fn is_on(seen: &Seen, path: &str) -> bool {
@@ -90,10 +112,7 @@ fn forwarding(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Fin
         }
     }
     // Where there is no way out for IPv6, nobody misses it.
-    let routes: Vec<Value> = serde_json::from_str(&seen.routes[1]).unwrap_or_default();
-    let is_default = |route: &&Value| route.get("dst").and_then(Value::as_str) == Some("default");
-    let leads_out = |route: &Value| route.get("dev").and_then(Value::as_str) != Some("lo");
-    if seen.has_v6 && routes.iter().filter(is_default).any(leads_out) {
+    if seen.has_v6 && !outwards(&seen.routes[1]).is_empty() {
         off("net/ipv6/conf/all/forwarding");
     }
 }
