@@ -701,15 +701,20 @@ fn a_bridge_that_calls_the_rules_is_found() {
 }
 
 #[test]
-fn interfaces_that_are_not_there_are_warned_of() {
+fn interfaces_that_are_not_there_or_lead_out_are_warned_of() {
     let lab = Lab::router();
     let _listener = Listener::start(lab.router_side(), any(), false);
     let flags = ["--mode", "router", "--in-interface", "lan0,lan1,br-*,wan*"];
     does_in_spite(&lab, &[&["apply"], &flags[..]].concat());
     let (code, lines) = finds(&lab, &flags);
-    assert_eq!((code, lines.len()), (Some(0), 2), "{lines:#?}");
-    for (line, name) in lines.iter().zip(["lan1", "br-*"]) {
-        assert!(line.starts_with(&format!("warning: there is no interface {name} ")), "{line}");
+    assert_eq!((code, lines.len()), (Some(0), 3), "{lines:#?}");
+    let says = [
+        "there is no interface lan1 ",
+        "there is no interface br-* ",
+        "a default route leads out by wan0: whoever is out there could use wayleave; ",
+    ];
+    for (line, says) in lines.iter().zip(says) {
+        assert!(line.starts_with(&format!("warning: {says}")), "{line}");
     }
 }
 
