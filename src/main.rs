@@ -15,7 +15,7 @@ use wayleave::log::{self, Log, under_journald};
 use wayleave::secret;
 use wayleave::server::{Limits, Listeners, handed_over};
 use wayleave::session::{Audit, Context};
-use wayleave::settings::{Process, Settings, unknown_variables};
+use wayleave::settings::{Process, Settings, out_of_place, unknown_variables};
 use wayleave::signal::{Event, Signals};
 use wayleave::tls::Trust;
 
@@ -120,20 +120,30 @@ async fn serve(
 ) -> Outcome {
     let signals = Signals::new().map_err(|err| format!("cannot listen for signals: {err}"))?;
     let bound = Bound::new(&settings, handed_over)?;
-    announce(&settings, &bound.listeners, !handed_over.is_empty(), bound.limits, bound.workers);
+    announce(cli, &settings, &bound.listeners, !handed_over.is_empty(), bound.limits, bound.workers);
     let started = Forwarder::new(settings).start_on(bound, trust, log)?;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
     watch(cli, started, signals).await
 }
 
-fn announce(settings: &Settings, listeners: &Listeners, handed_over: bool, limits: Limits, workers: usize) {
+fn announce(
+    cli: &Flags,
+    settings: &Settings,
+    listeners: &Listeners,
+    handed_over: bool,
+    limits: Limits,
+    workers: usize,
+) {
     tracing::info!("wayleave {}", env!("CARGO_PKG_VERSION"));
     for place in &listeners.places {
         tracing::info!("listening on {place}{}", if handed_over { ", handed over by systemd" } else { "" });
     }
     for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
         tracing::warn!("{name} is set, and no flag is called so: it does nothing");
+    }
+    for idle in out_of_place(None, cli, &Process) {
+        tracing::warn!("{idle}");
     }
     if settings.upstreams.is_empty() {
         tracing::warn!("no --upstream-proxy: everything that is let through goes directly");

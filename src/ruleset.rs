@@ -10,6 +10,7 @@ mod nft;
 mod owner;
 mod refusal;
 mod routes;
+mod runs;
 mod tool;
 mod xtables;
 
@@ -201,6 +202,8 @@ pub struct Removed {
     pub gone: Vec<String>,
     /// Who holds a table that only its holder can take away; its ip rules and routes are left too.
     pub held: Option<Holder>,
+    /// `nft` is not there, so that a table, which others may have made (a container, by its own), was not looked for.
+    pub is_blind: bool,
 }
 
 /// Takes away all that is ours: our tables and those of older rule files, the chains of `print --iptables`, and the ip
@@ -215,8 +218,7 @@ pub fn remove() -> Result<Removed, RulesetError> {
             Ok(true) => removed.gone.push(format!("table inet {table}")),
             Ok(false) => {}
             Err(RulesetError::Held(holder)) => removed.held = Some(holder),
-            // Without the program there are no tables that it made.
-            Err(RulesetError::Missing { .. }) => {}
+            Err(RulesetError::Missing { .. }) => removed.is_blind = true,
             Err(err) => return Err(err),
         }
     }

@@ -459,6 +459,13 @@ pub fn read_firewall(
     firewall::read_for(mode, cli, &r, &Captured::read(cli, &r)?.found())
 }
 
+/// What is given to the rules and says nothing, in words: for `wayleave firewall`, whose `mode` beats `--firewall`, and for
+/// the daemon.
+#[must_use]
+pub fn out_of_place(mode: Option<&String>, cli: &Flags, outside: &dyn Outside) -> Vec<String> {
+    firewall::out_of_place(mode, cli, &Reader(outside))
+}
+
 /// How connections come in, and go out again.
 struct Captured {
     listen: Vec<Listen>,

@@ -51,7 +51,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // The binary's, which reads and prints; what carries connections is out of its reach.
-    ("commands", &["commands", "rules"]),
+    ("commands", &["commands"]),
     ("session", &["session"]),
     ("server", &["server"]),
     ("forwarder", &["forwarder"]),

@@ -10,7 +10,7 @@ use wayleave::firewall::Lifetime;
 use wayleave::log;
 use wayleave::policy::{DefaultAction, Destination, Head, Sink, UpstreamSet, Verb};
 use wayleave::settings::{
-    DirectTo, Ech, Forwarded, Settings, Source, WhenDown, each_rule, unknown_variables,
+    DirectTo, Ech, Forwarded, Process, Settings, Source, WhenDown, each_rule, out_of_place, unknown_variables,
 };
 use wayleave::tls::Trust;
 
@@ -33,8 +33,14 @@ pub(crate) fn check(flags: &Flags) -> ExitCode {
     if let Err(err) = Trust::of(&settings.upstreams) {
         return complain([err], BAD_CONFIGURATION);
     }
-    let mut rules =
-        Rules { settings: &settings, rules: Vec::new(), has_names: false, closed: false, evaded: None };
+    let mut rules = Rules {
+        flags,
+        settings: &settings,
+        rules: Vec::new(),
+        has_names: false,
+        closed: false,
+        evaded: None,
+    };
     let default = match each_rule(flags, &outside, &mut rules) {
         Ok(default) => default,
         Err(err) => return complain_of_all(&err),
@@ -174,6 +180,7 @@ impl fmt::Display for Rule {
 
 /// The rules in their order.
 struct Rules<'a> {
+    flags: &'a Flags,
     settings: &'a Settings,
     rules: Vec<Rule>,
     /// Some of them are for hosts by name.
@@ -243,6 +250,7 @@ impl Rules<'_> {
         for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
             warnings.push(format!("{name} is set, and no flag is called so: it does nothing"));
         }
+        warnings.extend(out_of_place(None, self.flags, &Process));
         if self.has_names && self.settings.sniff.is_none() {
             warnings.push(
                 "no connection has a host (--sniff-timeout), so rules for names never match".to_owned(),

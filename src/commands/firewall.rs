@@ -8,7 +8,7 @@ use wayleave::cli::{FirewallAction, FirewallCommand};
 use wayleave::firewall::inspect::{About, Finding, inspect};
 use wayleave::firewall::{Capture, Clients, DIVERT_MARK, Firewall, Lifetime, TABLE, To};
 use wayleave::ruleset;
-use wayleave::settings::{Process, read_firewall};
+use wayleave::settings::{Process, out_of_place, read_firewall, unknown_variables};
 
 /// Could not do it, or found something wrong.
 const FAILED: u8 = 1;
@@ -30,6 +30,12 @@ pub(crate) fn firewall(command: &FirewallCommand) -> ExitCode {
         Ok(rules) => rules,
         Err(err) => return complain_of_all(&err),
     };
+    for name in unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        warn(&format_args!("{name} is set, and no flag is called so: it does nothing"));
+    }
+    for idle in out_of_place(command.mode.as_ref(), &command.flags, &Process) {
+        warn(&idle);
+    }
     match command.action {
         FirewallAction::Print if command.iptables => print(&rules.iptables()),
         FirewallAction::Print => print(&rules.nft(Lifetime::Persistent)),
@@ -37,6 +43,11 @@ pub(crate) fn firewall(command: &FirewallCommand) -> ExitCode {
         FirewallAction::Check => check(&rules, command.iptables),
         FirewallAction::Remove => remove(),
     }
+}
+
+fn warn(what: &dyn std::fmt::Display) {
+    // Where it cannot be said, it need not be.
+    let _ = writeln!(io::stderr(), "wayleave: warning: {what}");
 }
 
 fn apply(rules: &Firewall) -> ExitCode {
@@ -48,7 +59,7 @@ fn apply(rules: &Firewall) -> ExitCode {
         let found = inspect(rules, &seen);
         let found = found.iter().filter(|finding| finding.about != About::Listener);
         for Finding { text, .. } in found {
-            let _ = writeln!(io::stderr(), "wayleave: warning: {text}");
+            warn(text);
         }
     }
     print(&format_args!("in place: {}\n", described(rules)))
@@ -72,6 +83,9 @@ fn remove() -> ExitCode {
             );
             complain([why], FAILED)
         }
+        None if text.is_empty() && removed.is_blind => print(
+            &"nothing removed: without nft (package nftables) it cannot be seen whether there is a table\n",
+        ),
         None if text.is_empty() => print(&"there are no rules of wayleave here: nothing removed\n"),
         None => print(&text),
     }

@@ -11,7 +11,7 @@ mod saved;
 pub mod text;
 
 use super::Firewall;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What there is, in the words of the programs and files that tell it.
@@ -43,6 +43,8 @@ pub struct Seen {
     pub sockets: Option<String>,
     /// `/proc/net/tcp` and `/proc/net/tcp6`.
     pub tables: [String; 2],
+    /// Who listens where rules lead that know wayleave's own connections by its user.
+    pub runs: Option<Runs>,
     /// The kernel has IPv6.
     pub has_v6: bool,
     /// Who holds our table, if somebody does.
@@ -61,6 +63,17 @@ pub struct Saved {
     pub legacy: bool,
     /// The text.
     pub text: String,
+}
+
+/// The user that rules leave alone, and those of the processes that listen where the rules lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// As the rules name it.
+    pub user: String,
+    /// Its number.
+    pub wanted: u32,
+    /// The others' numbers; empty: nobody listens, or it cannot be seen who.
+    pub by: BTreeSet<u32>,
 }
 
 /// An interface.
@@ -135,7 +148,7 @@ pub fn inspect(firewall: &Firewall, seen: &Seen) -> Vec<Finding> {
     let mut found = Findings::default();
     match &seen.wanted_saved {
         Some(wanted) => alike::inspect(seen, wanted, &mut found),
-        None => same::inspect(seen, &mut found),
+        None => same::inspect(firewall, seen, &mut found),
     }
     others::inspect(firewall, seen, &mut found);
     routed::inspect(firewall, seen, &mut found);

@@ -4,6 +4,7 @@ use super::RulesetError;
 use super::nft;
 use super::owner;
 use super::refusal;
+use super::runs;
 use super::tool;
 use super::xtables;
 use crate::firewall::Firewall;
@@ -46,7 +47,9 @@ pub fn look(firewall: &Firewall, by_iptables: bool) -> Result<Seen, RulesetError
     let listed = listed.out;
     let interfaces = interfaces();
     let saved = saved()?;
+    let sockets_of_proc = ["tcp", "tcp6"].map(|name| read(&format!("/proc/self/net/{name}")));
     Ok(Seen {
+        runs: runs::of(firewall, &sockets_of_proc),
         others: others(&listed)?,
         listed,
         wanted: if by_iptables { None } else { elsewhere(|| load_nft(firewall))? },
@@ -63,7 +66,7 @@ pub fn look(firewall: &Firewall, by_iptables: bool) -> Result<Seen, RulesetError
         settings: settings(&interfaces),
         interfaces,
         sockets: sockets(),
-        tables: ["tcp", "tcp6"].map(|name| read(&format!("/proc/self/net/{name}"))),
+        tables: sockets_of_proc,
         has_v6: Path::new("/proc/self/net/if_inet6").exists(),
         holder: owner::of(TABLE).map(|holder| holder.to_string()),
     })

@@ -1,6 +1,6 @@
 //! The netfilter rules, out of flags, environment variables and the machine's routes.
 
-use super::{Given, Outside, Reader, SettingsError, values};
+use super::{Given, Outside, Reader, SettingsError, env_name, values};
 use crate::cli::Flags;
 use crate::firewall::Capture;
 use crate::firewall::Clients;
@@ -81,6 +81,44 @@ pub(super) fn read_for(
         typed: true,
     })?;
     read(cli, r, modes, from)
+}
+
+/// Flags that are given and say nothing, for they are of modes that these rules have not. Without rules only one is odd:
+/// all others may be there for `wayleave firewall`.
+pub(super) fn out_of_place(mode: Option<&String>, cli: &Flags, r: &Reader<'_>) -> Vec<String> {
+    let args = &cli.firewall;
+    let persists = r.switch("firewall-persist", args.firewall_persist).unwrap_or_default();
+    let modes = match mode {
+        Some(text) => modes(text).ok(),
+        None => daemons_modes(cli, r).ok().flatten(),
+    };
+    let Some(modes) = modes else {
+        let alone =
+            "--firewall-persist makes no rules by itself: it takes --firewall, with router, output or gate";
+        return persists.then(|| alone.to_owned()).into_iter().collect();
+    };
+    let one = |flag: &str, typed: &Option<String>| r.one(flag, typed.as_ref()).ok().flatten();
+    let all = |flag: &str, typed: &[String]| r.all(flag, typed).unwrap_or_default().into_iter().next();
+    let icmp = match args.gate_icmp {
+        true => Some(Given { text: String::new(), source: "--gate-icmp".to_owned(), typed: true }),
+        false => {
+            r.env(&env_name("gate-icmp")).ok().flatten().filter(|_| r.switch("gate-icmp", false) == Ok(true))
+        }
+    };
+    let of_each = [
+        (modes.router, "router and gate", all("in-interface", &args.in_interface)),
+        (modes.output, "output", all("uid", &args.uid)),
+        (modes.output, "output", all("gid", &args.gid)),
+        (modes.output, "output", all("cgroup", &args.cgroup)),
+        (modes.output, "output", all("upstream-uid", &args.upstream_uid)),
+        (modes.output, "output", one("own-uid", &args.own_uid)),
+        (modes.output, "output", one("own-cgroup", &args.own_cgroup)),
+        (modes.gate, "gate", all("gate-dns", &args.gate_dns)),
+        (modes.gate, "gate", icmp),
+    ];
+    let idle = of_each.into_iter().filter(|(is_there, ..)| !is_there);
+    idle.filter_map(|(_, of, given)| Some(format!("{} is for {of}, and says nothing here", given?.source)))
+        .collect()
 }
 
 /// Settings that the rules follow from.

@@ -588,3 +588,27 @@ mod firewall {
         );
     }
 }
+
+#[test]
+fn what_is_for_other_modes_is_said() {
+    let idle = |mode: Option<&str>, args: &str, vars: &[(&'static str, &'static str)]| {
+        let vars = vars.iter().copied().collect();
+        out_of_place(mode.map(str::to_owned).as_ref(), &cli(args), &Fake { vars, ..Fake::default() })
+    };
+    assert_eq!(idle(Some("router"), "--uid root", &[]), ["--uid is for output, and says nothing here"]);
+    assert_eq!(
+        idle(None, "--firewall output", &[("WAYLEAVE_IN_INTERFACE", "lan0"), ("WAYLEAVE_GATE_ICMP", "true")]),
+        [
+            "WAYLEAVE_IN_INTERFACE is for router and gate, and says nothing here",
+            "WAYLEAVE_GATE_ICMP is for gate, and says nothing here",
+        ]
+    );
+    // The mode of the command beats that of the daemon.
+    let router = [("WAYLEAVE_FIREWALL", "router"), ("WAYLEAVE_GATE_DNS", "192.0.2.53")];
+    assert_eq!(idle(Some("gate"), "", &router), [""; 0]);
+    assert_eq!(idle(None, "", &router), ["WAYLEAVE_GATE_DNS is for gate, and says nothing here"]);
+    assert_eq!(idle(Some("gate,output"), "--uid 1 --gid 1 --gate-icmp --in-interface lan0", &[]), [""; 0]);
+    // What rules are made of may be there for the command; that they are to stay is the daemon's alone.
+    assert_eq!(idle(None, "--uid root --gate-icmp --in-interface lan0", &[]), [""; 0]);
+    assert!(matches!(&idle(None, "--firewall-persist", &[])[..], [one] if one.contains("takes --firewall")));
+}

@@ -385,7 +385,7 @@ fn the_settings_to_begin_with_are_some() {
     let shipped = read("contrib/default/wayleave");
     let variables: Vec<_> = shipped.lines().filter_map(|line| variable(line.strip_prefix('#')?)).collect();
     assert!(shipped.lines().all(|line| line.is_empty() || line.starts_with('#')));
-    assert_eq!(variables.len(), 25, "{variables:?}");
+    assert_eq!(variables.len(), 26, "{variables:?}");
     let folder = Folder::new("default");
     folder.certificate();
     folder.policy(&read("contrib/default/policy"));

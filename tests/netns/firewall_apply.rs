@@ -364,9 +364,10 @@ fn what_is_missing_is_named_with_its_package() {
         assert_eq!(said.err, wanted);
         assert_eq!(state(&lab), before);
     }
-    // To take away what is not there takes no program.
+    // To take away what is not there takes no program; but that there is nothing cannot be said.
     let said = in_place_of(&lab, "nft", "/dev/null", &["remove"]);
     assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.starts_with("nothing removed: without nft "), "{said:?}");
 }
 
 /// `nft` may wait for a server of users that is gone.

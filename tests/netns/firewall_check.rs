@@ -157,7 +157,9 @@ fn a_good_machine_is_good_in_every_mode() {
     for mode in ["router", "gate", "router,output", "gate,output", "output"] {
         for capture in ["redirect", "tproxy"] {
             let lab = if mode == "output" { Lab::host() } else { Lab::router() };
-            let flags = ["--mode", mode, "--own-uid", "7", "--capture", capture];
+            // The listener is this process's.
+            let flags: &[&str] = &["--mode", mode, "--capture", capture];
+            let flags = [flags, if mode.contains("output") { &["--own-uid", "0"] } else { &[] }].concat();
             let _listener = Listener::start(lab.router_side(), any(), capture == "tproxy");
             does(&lab, &[&["apply"], &flags[..]].concat());
             is_good(&lab, &flags);
@@ -188,6 +190,23 @@ fn a_daemon_that_runs_is_good() {
     }
     let _daemon = lab.daemon(&[]);
     is_good(&lab, &flags);
+}
+
+/// It would be handed its own connections.
+#[test]
+fn a_daemon_of_another_user_than_the_rules_leave_alone_is_found() {
+    let lab = Lab::host();
+    let _listener = Listener::start(lab.router_side(), any(), false);
+    for own in [["--own-uid", "0"], ["--mark", "5"]] {
+        let flags = [&["--mode", "output"], &own[..]].concat();
+        does(&lab, &[&["apply"], &flags[..]].concat());
+        is_good(&lab, &flags);
+    }
+    let flags = ["--mode", "output", "--own-uid", "7"];
+    does(&lab, &[&["apply"], &flags[..]].concat());
+    let (code, lines) = finds(&lab, &flags);
+    assert_eq!((code, lines.len()), (Some(1), 1), "{lines:#?}");
+    assert!(lines[0].starts_with("fault: who listens runs as user 0, and not as 7, "), "{lines:#?}");
 }
 
 /// Rules as Docker makes them, with a published port 80, beside a firewall that lets in what it should.
@@ -255,7 +274,7 @@ fn rules_of_others_that_do_no_harm_are_left_in_peace() {
             let output = feed(lab.router_side().command("iptables-restore").arg("--noflush"), ufw.as_bytes());
             assert!(output.status.success(), "{}", text(&output.stderr));
         }
-        let flags = ["--mode", "router,output", "--own-uid", "7", "--in-interface", "lan0,docker0"];
+        let flags = ["--mode", "router,output", "--own-uid", "0", "--in-interface", "lan0,docker0"];
         let _listener = Listener::start(lab.router_side(), any(), false);
         does(&lab, &[&["apply"], &flags[..]].concat());
         is_good(&lab, &flags);
@@ -650,8 +669,7 @@ fn a_listener_that_tproxy_does_not_reach_is_found() {
     let plant = |lab: &Lab| nft(lab.router_side(), chain);
     let repair = |lab: &Lab| nft(lab.router_side(), "delete table inet other");
     let says = [
-        "the policy of chain c in table inet other drops what comes from clients on lan0 to port 80 (which keeps its number",
-        "to port 443 (which",
+        "the policy of chain c in table inet other drops what comes from clients on lan0 and TPROXY leads to the listener: accept what has the mark 0x574d",
     ];
     is_found(&lab, TPROXY, &Planted { plant: &plant, says: &says, repair: &repair, breaks: true });
     // And another's NAT changes where it was going.
@@ -695,15 +713,20 @@ fn a_bridge_that_calls_the_rules_is_found() {
 }
 
 #[test]
-fn interfaces_that_are_not_there_are_warned_of() {
+fn interfaces_that_are_not_there_or_lead_out_are_warned_of() {
     let lab = Lab::router();
     let _listener = Listener::start(lab.router_side(), any(), false);
     let flags = ["--mode", "router", "--in-interface", "lan0,lan1,br-*,wan*"];
     does_in_spite(&lab, &[&["apply"], &flags[..]].concat());
     let (code, lines) = finds(&lab, &flags);
-    assert_eq!((code, lines.len()), (Some(0), 2), "{lines:#?}");
-    for (line, name) in lines.iter().zip(["lan1", "br-*"]) {
-        assert!(line.starts_with(&format!("warning: there is no interface {name} ")), "{line}");
+    assert_eq!((code, lines.len()), (Some(0), 3), "{lines:#?}");
+    let says = [
+        "there is no interface lan1 ",
+        "there is no interface br-* ",
+        "a default route leads out by wan0: whoever is out there could use wayleave; ",
+    ];
+    for (line, says) in lines.iter().zip(says) {
+        assert!(line.starts_with(&format!("warning: {says}")), "{line}");
     }
 }
 

@@ -454,5 +454,7 @@ fn reloads_under_load() {
             line.split(" are denied and closed").next()?.rsplit(' ').next()?.parse::<usize>().ok()
         })
         .sum();
-    assert!(told >= called_off.len(), "{told} said to be closed, {} were", called_off.len());
+    // Not all: one that is about to be relayed when the policy is replaced sees that by itself, and may have ended before
+    // those that are open are gone through.
+    assert!(told >= CROWD, "{told} said to be closed, {} were", called_off.len());
 }

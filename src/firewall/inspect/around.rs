@@ -4,7 +4,7 @@ use super::super::{Capture, Clients, Firewall, Router, To};
 use super::model::is_named;
 use super::others::clients;
 use super::text::tables;
-use super::{About, Findings, Seen};
+use super::{About, Findings, Runs, Seen};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -23,6 +23,21 @@ pub(super) fn inspect(firewall: &Firewall, seen: &Seen, found: &mut Findings) {
     if firewall.diverts() {
         marks(seen, found);
     }
+    own(seen, found);
+}
+
+/// The rules would hand it its own connections.
+fn own(seen: &Seen, found: &mut Findings) {
+    let Some(Runs { user, wanted, by }) = &seen.runs else { return };
+    let Some(other) = by.first().filter(|_| !by.contains(wanted)) else { return };
+    found.fault(
+        About::Listener,
+        format!(
+            "who listens runs as user {other}, and not as {user}, whose connections the rules leave alone: wayleave would be \
+             handed its own (end=loop); start it as {user}, as the unit does (runuser -u {user} -- wayleave ...), or tell it \
+             by --own-uid, or by --mark to both"
+        ),
+    );
 }
 
 fn interfaces(clients: &Clients, seen: &Seen, found: &mut Findings) {
@@ -38,6 +53,28 @@ fn interfaces(clients: &Clients, seen: &Seen, found: &mut Findings) {
             );
         }
     }
+    let Clients::On(names) = clients else { return };
+    for outwards in seen.routes.iter().flat_map(|routes| outwards(routes)) {
+        if names.iter().any(|name| is_named(name, &outwards)) {
+            found.warning(
+                About::Interfaces,
+                format!(
+                    "a default route leads out by {outwards}: whoever is out there could use wayleave; leave it out of \
+                     --in-interface, unless clients are there as well"
+                ),
+            );
+        }
+    }
+}
+
+/// The interfaces of default routes, out of what `ip -j route` prints; the one of TPROXY leads nowhere.
+fn outwards(routes: &str) -> Vec<String> {
+    let routes: Vec<Value> = serde_json::from_str(routes).unwrap_or_default();
+    let of = |route: &Value, key: &str| route.get(key).and_then(Value::as_str).map(str::to_owned);
+    let default = routes.iter().filter(|route| of(route, "dst").as_deref() == Some("default"));
+    let hops = |route: &Value| route.get("nexthops").and_then(Value::as_array).cloned().unwrap_or_default();
+    let ways = default.flat_map(|route| [vec![route.clone()], hops(route)].concat());
+    ways.filter_map(|way| of(&way, "dev")).filter(|name| name != "lo").collect()
 }
 
 fn is_on(seen: &Seen, path: &str) -> bool {
@@ -81,10 +118,7 @@ fn forwarding(firewall: &Firewall, router: &Router, seen: &Seen, found: &mut Fin
         }
     }
     // Where there is no way out for IPv6, nobody misses it.
-    let routes: Vec<Value> = serde_json::from_str(&seen.routes[1]).unwrap_or_default();
-    let is_default = |route: &&Value| route.get("dst").and_then(Value::as_str) == Some("default");
-    let leads_out = |route: &Value| route.get("dev").and_then(Value::as_str) != Some("lo");
-    if seen.has_v6 && routes.iter().filter(is_default).any(leads_out) {
+    if seen.has_v6 && !outwards(&seen.routes[1]).is_empty() {
         off("net/ipv6/conf/all/forwarding");
     }
 }

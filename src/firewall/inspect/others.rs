@@ -1,6 +1,6 @@
 //! Rules of others: those that lead to our listener as well, and those that keep connections from it.
 
-use super::super::{Capture, Clients, Firewall, TABLE, To};
+use super::super::{Capture, Clients, DIVERT_MARK, Firewall, TABLE, To};
 use super::model::{Chain, Event, Family, Hook, Packet, Verdict, is_named, way};
 use super::text::tables;
 use super::{About, Findings, Seen, listed, saved};
@@ -82,7 +82,7 @@ fn doubled(ours: &[Chain], found: &mut Findings) {
             About::Doubled,
             format!(
                 "the same rules are there for iptables as well (chain {}): wayleave firewall remove takes them all away, \
-                 then apply",
+                 then apply; if they are meant to be there, and no others: check --iptables",
                 of_iptables.join(", ")
             ),
         );
@@ -291,18 +291,20 @@ impl Flow<'_> {
             let events = way(others, chain, &packet);
             let drop = events.iter().find(|event| *event.verdict == Verdict::Drop && event.is_certain);
             if let Some(drop) = drop {
-                let what = if redirected {
-                    "the port that connections are redirected to"
-                } else {
-                    "which keeps its number with TPROXY"
-                };
+                let (place, who) = (place(drop), self.who());
                 found.fault(
                     About::Shadowed,
-                    format!(
-                        "{} drops what comes from {} to port {port} ({what}): accept tcp port {port} there",
-                        place(drop),
-                        self.who()
-                    ),
+                    if redirected {
+                        format!(
+                            "{place} drops what comes from {who} to port {port} (the port that connections are redirected \
+                             to): accept tcp port {port} there"
+                        )
+                    } else {
+                        format!(
+                            "{place} drops what comes from {who} and TPROXY leads to the listener: accept what has the \
+                             mark {DIVERT_MARK:#x} there (nft: meta mark {DIVERT_MARK:#x} accept)"
+                        )
+                    },
                 );
             }
         }

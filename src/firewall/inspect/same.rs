@@ -1,6 +1,6 @@
 //! Is our table there, and is it what these flags make.
 
-use super::super::TABLE;
+use super::super::{Firewall, TABLE};
 use super::text::{Listed, tables};
 use super::{About, Findings, Seen, Wanted};
 use std::collections::BTreeSet;
@@ -8,13 +8,15 @@ use std::collections::BTreeSet;
 /// Parts of our table that are shown, of those that differ.
 const SHOWN: usize = 4;
 
-pub(super) fn inspect(seen: &Seen, found: &mut Findings) {
+pub(super) fn inspect(firewall: &Firewall, seen: &Seen, found: &mut Findings) {
     let wanted = made(&seen.wanted, found);
     let Some(there) = ours(&seen.listed) else {
+        let is_gate = firewall.router.as_ref().is_some_and(|router| router.gate.is_some());
+        let open = if is_gate { ", and the gate is open" } else { "" };
         found.fault(
             About::Rules,
             format!(
-                "table inet {TABLE} is not there, so nothing is captured: put it there with wayleave firewall apply and \
+                "table inet {TABLE} is not there, so nothing is captured{open}: put it there with wayleave firewall apply and \
                  the same flags, or let the daemon do it (--firewall)"
             ),
         );
@@ -48,7 +50,10 @@ pub(super) fn inspect(seen: &Seen, found: &mut Findings) {
     let more = if differ.len() > SHOWN { ", ..." } else { "" };
     let shown: Vec<&str> = differ.iter().take(SHOWN).map(String::as_str).collect();
     let remedy = match &seen.holder {
-        Some(holder) => format!("{holder} made them: give it the same flags as this, and start it anew"),
+        Some(holder) => format!(
+            "{holder} made them: give it the same flags as this, and start it anew (or give this its flags, --firewall \
+             instead of --mode among them)"
+        ),
         None => "put them in place with wayleave firewall apply".to_owned(),
     };
     found.fault(

@@ -239,3 +239,33 @@ fn listeners_are_seen_without_ss() {
     seen.tables[0] = format!("{head}   0: {loopback:08X}:20FB 00000000:0000 0A\n");
     assert_eq!(texts(&seen).len(), 2);
 }
+
+#[test]
+fn who_runs_as_another_user_is_found() {
+    let runs = |by: &[u32]| Seen {
+        runs: Some(Runs { user: "wayleave".to_owned(), wanted: 994, by: by.iter().copied().collect() }),
+        ..good()
+    };
+    let found = texts(&runs(&[0]));
+    assert!(
+        matches!(&found[..], [one] if one.starts_with("fault: who listens runs as user 0, and not as wayleave, ")),
+        "{found:#?}"
+    );
+    // A socket may be held by several, and who holds it may not be seen.
+    assert_eq!(texts(&runs(&[0, 994])), Vec::<String>::new());
+    assert_eq!(texts(&runs(&[])), Vec::<String>::new());
+}
+
+#[test]
+fn clients_where_the_internet_is_are_warned_of() {
+    let with = |routes: &str| Seen { routes: [routes.to_owned(), "[]".to_owned()], ..good() };
+    let found = texts(&with(r#"[{"dst":"default","gateway":"192.0.2.1","dev":"lan0"}]"#));
+    assert!(
+        matches!(&found[..], [one] if one.starts_with("warning: a default route leads out by lan0: ")),
+        "{found:#?}"
+    );
+    let several = r#"[{"dst":"default","nexthops":[{"dev":"wan0"},{"dev":"lan0"}]}]"#;
+    assert_eq!(texts(&with(several)), found);
+    let elsewhere = r#"[{"dst":"default","dev":"wan0"},{"type":"local","dst":"default","dev":"lo"},{"dst":"10.0.0.0/8","dev":"lan0"}]"#;
+    assert_eq!(texts(&with(elsewhere)), Vec::<String>::new());
+}
