@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::client::{connect, read_to_end};
+use super::client::read_to_end;
 use super::clients::connect_from;
 use super::namespace::Namespace;
 use super::tools::text;
@@ -147,10 +147,9 @@ impl Drop for Asking<'_> {
 }
 
 pub fn ask(side: &Arc<Namespace>, from: Option<&str>, dst: &str) -> io::Result<Seen> {
-    let mut stream = side.enter(|| match from {
-        Some(from) => connect_from(from, dst),
-        None => connect(dst),
-    })?;
+    // From a port of its own: conntrack would give one that another connection has had a moment ago a different one.
+    let any = if dst.starts_with('[') { "::" } else { "0.0.0.0" };
+    let mut stream = side.enter(|| connect_from(from.unwrap_or(any), dst))?;
     let own = stream.local_addr()?;
     stream.write_all(GET)?;
     let (answer, end) = read_to_end(&mut stream);
