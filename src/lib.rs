@@ -62,6 +62,7 @@ pub mod dial;
 pub mod intake;
 pub mod log;
 pub mod netfilter;
+mod proc;
 pub mod relay;
 pub mod resolve;
 pub mod ruleset;

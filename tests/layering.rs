@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "intake",
             "log",
             "netfilter",
+            "proc",
             "relay",
             "resolve",
             "ruleset",

@@ -64,21 +64,16 @@ impl Firewall {
         text.line("");
         own_table(Lifetime::Owner, &mut text);
         if self.router.as_ref().is_some_and(|router| router.to.capture == Capture::Tproxy) {
-            text.line("\tchain prerouting {");
-            text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
-            text.line("");
+            text.base_chain("prerouting", "filter hook prerouting priority mangle");
             text.line(format_args!("\t\t{OPEN} jump divert"));
-            text.line("\t}");
-            text.line("");
+            text.end();
             divert_chain(&mut text);
             self.untracked_chains(true, &mut text);
         }
         if self.targets().any(|to| to.capture == Capture::Redirect) {
             text.line("\t# The kernel translates open connections as long as there is a chain of this type, and follows connections");
             text.line("\t# as long as a rule asks about them.");
-            text.line("\tchain redirected {");
-            text.line("\t\ttype nat hook prerouting priority dstnat; policy accept;");
-            text.line("");
+            text.base_chain("redirected", "nat hook prerouting priority dstnat");
             text.line("\t\tct status dnat accept");
             text.line("\t}");
         }
@@ -118,11 +113,10 @@ impl Firewall {
             "\t# (and so for the published ports of its containers){}",
             self.besides_local()
         ));
-        text.line("\tchain left_alone {");
+        text.chain("left_alone");
         text.line("\t\tfib daddr type { local, broadcast, anycast, multicast } accept");
         self.excepted(text);
-        text.line("\t}");
-        text.line("");
+        text.end();
     }
 
     fn besides_local(&self) -> &'static str {
@@ -155,41 +149,33 @@ impl Firewall {
 
     fn router_chains(&self, router: &Router, text: &mut Text) {
         if router.to.capture == Capture::Redirect {
-            text.line("\tchain prerouting {");
-            text.line("\t\ttype nat hook prerouting priority dstnat; policy accept;");
-            text.line("");
+            text.base_chain("prerouting", "nat hook prerouting priority dstnat");
             self.those_of_clients(router, text);
-            text.line("\t}");
-            text.line("");
+            text.end();
         }
-        text.line("\tchain from_clients {");
+        text.chain("from_clients");
         self.left_alone_of_clients(router, text);
         capture(&router.to, text);
-        text.line("\t}");
-        text.line("");
+        text.end();
         match &router.gate {
             Some(gate) => self.gate_chains(router, gate, text),
             None if self.rejects_quic => {
                 text.line(
                     "\t# QUIC would go past wayleave. The refusal makes clients fall back to TCP at once.",
                 );
-                text.line("\tchain forward {");
-                text.line("\t\ttype filter hook forward priority filter; policy accept;");
-                text.line("");
+                text.base_chain("forward", "filter hook forward priority filter");
                 for clients in on("iifname", &router.clients) {
                     text.line(format_args!("\t\t{clients} udp dport 443 goto quic"));
                 }
-                text.line("\t}");
-                text.line("");
-                text.line("\tchain quic {");
+                text.end();
+                text.chain("quic");
                 text.line("\t\tjump left_alone");
                 if self.captures_lan {
                     text.line("\t\t# By way of an address of this machine, to a container.");
                     text.line("\t\tct status dnat accept");
                 }
                 text.line(format_args!("\t\t{}{REFUSE_QUIC}", only(&router.to)));
-                text.line("\t}");
-                text.line("");
+                text.end();
             }
             None => {}
         }
@@ -213,9 +199,7 @@ impl Firewall {
 
     /// TPROXY's own: one chain for what clients send and what comes back from this host by way of lo.
     fn diverting_chains(&self, text: &mut Text) {
-        text.line("\tchain divert_prerouting {");
-        text.line("\t\ttype filter hook prerouting priority mangle; policy accept;");
-        text.line("");
+        text.base_chain("divert_prerouting", "filter hook prerouting priority mangle");
         text.line("\t\t# Connections that are open already.");
         text.line(format_args!("\t\t{OPEN} jump divert"));
         if self.output.as_ref().is_some_and(|output| output.to.capture == Capture::Tproxy) {
@@ -227,8 +211,7 @@ impl Firewall {
         if let Some(router) = self.router.as_ref().filter(|router| router.to.capture == Capture::Tproxy) {
             self.those_of_clients(router, text);
         }
-        text.line("\t}");
-        text.line("");
+        text.end();
         divert_chain(text);
     }
 
@@ -239,38 +222,28 @@ impl Firewall {
         let ports = one_of(&merged(&self.ports));
         text.line("\t# Wayleave dials from the client's address (--source client): what comes back is for wayleave, once an address");
         text.line("\t# translation has been undone.");
-        text.line("\tchain replies {");
-        text.line("\t\ttype filter hook prerouting priority -90; policy accept;");
-        text.line("");
+        text.base_chain("replies", "filter hook prerouting priority -90");
         text.line(format_args!("\t\t{OPEN} jump divert"));
-        text.line("\t}");
-        text.line("");
+        text.end();
         text.line("\t# The same addresses and ports are then on both sides of wayleave, and conntrack would take two connections for one:");
         text.line("\t# it sees only the outer one.");
-        text.line("\tchain untracked_in {");
-        text.line("\t\ttype filter hook prerouting priority raw; policy accept;");
-        text.line("");
+        text.base_chain("untracked_in", "filter hook prerouting priority raw");
         for clients in on("iifname", &router.clients) {
             let only_open = if draining { " socket transparent 1" } else { "" };
             text.line(format_args!("\t\t{clients} tcp dport {ports}{only_open} goto untracked"));
         }
-        text.line("\t}");
-        text.line("");
-        text.line("\tchain untracked {");
+        text.end();
+        text.chain("untracked");
         if !draining {
             self.left_alone_of_clients(router, text);
         }
         text.line(format_args!("\t\t{}notrack", only(&router.to)));
-        text.line("\t}");
-        text.line("");
-        text.line("\tchain untracked_out {");
-        text.line("\t\ttype filter hook output priority raw; policy accept;");
-        text.line("");
+        text.end();
+        text.base_chain("untracked_out", "filter hook output priority raw");
         for clients in on("oifname", &router.clients) {
             text.line(format_args!("\t\t{clients} tcp sport {ports} fib saddr type != local notrack"));
         }
-        text.line("\t}");
-        text.line("");
+        text.end();
     }
 }
 
@@ -285,12 +258,11 @@ fn own_table(lifetime: Lifetime, text: &mut Text) {
 
 /// A listener on every address answers to packets that are meant for its port anywhere: it is not what they look for.
 fn divert_chain(text: &mut Text) {
-    text.line("\tchain divert {");
+    text.chain("divert");
     text.line("\t\t# Only a listener.");
     text.line("\t\tsocket wildcard 1 return");
     text.line(format_args!("\t\tmeta mark set {DIVERT_MARK:#x} accept"));
-    text.line("\t}");
-    text.line("");
+    text.end();
 }
 
 /// Whether clients are on the interface that a packet comes in on (`iifname`) or goes out by (`oifname`): one of these

@@ -11,6 +11,24 @@ impl Text {
         let _never = writeln!(self.0, "{line}");
     }
 
+    /// A chain of nft begins, which others lead to.
+    pub(super) fn chain(&mut self, name: &str) {
+        self.line(format_args!("\tchain {name} {{"));
+    }
+
+    /// A chain of nft begins that packets come to by themselves: what is not decided in it goes on.
+    pub(super) fn base_chain(&mut self, name: &str, kind: &str) {
+        self.chain(name);
+        self.line(format_args!("\t\ttype {kind}; policy accept;"));
+        self.line("");
+    }
+
+    /// What began ends here.
+    pub(super) fn end(&mut self) {
+        self.line("\t}");
+        self.line("");
+    }
+
     pub(super) fn closed(self) -> String {
         self.0
     }

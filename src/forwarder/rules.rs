@@ -5,6 +5,7 @@ use crate::firewall::Lifetime;
 use crate::firewall::Listen;
 use crate::firewall::TABLE;
 use crate::firewall::To;
+use crate::proc;
 use crate::ruleset;
 use crate::ruleset::Held;
 use crate::ruleset::RulesetError;
@@ -113,12 +114,11 @@ fn apply(firewall: &Firewall) -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// Whether there are TCP connections that wait for the last packet of their handshake (`SYN_RECV`, proc_net_tcp in the
-/// kernel's documentation). By TPROXY they have another port than the listener.
+/// Whether there are TCP connections that wait for the last packet of their handshake. By TPROXY they have another port than
+/// the listener.
 fn handshakes() -> bool {
-    const SYN_RECV: &str = "03";
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+    proc::TCP.iter().any(|table| {
         let table = fs::read_to_string(table).unwrap_or_default();
-        table.lines().any(|line| line.split_ascii_whitespace().nth(3) == Some(SYN_RECV))
+        proc::rows(&table).any(|row| row.state == proc::SYN_RECV)
     })
 }

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Held {
     // In this order they are dropped: the table goes before what it needs.
-    library: Library,
+    nftables: Library,
     _keeper: Option<Keeper>,
     draining: String,
 }
@@ -77,7 +77,7 @@ pub fn hold(firewall: &Firewall) -> Result<Held, RulesetError> {
     }
     // What the library took to read the text, and may not need again for months.
     sys::give_memory_back();
-    Ok(Held { library, _keeper: keeper, draining: firewall.draining() })
+    Ok(Held { nftables: library, _keeper: keeper, draining: firewall.draining() })
 }
 
 /// A table of ours that drops what it does not know.
@@ -118,7 +118,7 @@ impl Held {
     /// # Errors
     /// The rules could not be changed, and stay as they are.
     pub fn drain(&mut self) -> Result<(), RulesetError> {
-        self.library.run(self.draining.clone())?.map(drop).map_err(|said| refusal::plain(LIBRARY, &said))
+        self.nftables.run(self.draining.clone())?.map(drop).map_err(|said| refusal::plain(LIBRARY, &said))
     }
 }
 

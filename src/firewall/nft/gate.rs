@@ -37,30 +37,25 @@ impl Firewall {
         for clients in on("iifname", &router.clients) {
             text.line(format_args!("\t\t{clients} goto refused"));
         }
-        text.line("\t}");
-        text.line("");
+        text.end();
         text.line("\t# What answers a client is a way out, if the client has forged the address that the answer goes to: a reset, an ICMP");
         text.line("\t# error (both repeat what he sent), a ping's echo. So addresses that are not to be found where a packet comes from are");
         text.line("\t# dropped before anything answers, and before fragments are put together, for their timeout is answered too.");
-        text.line("\tchain forged {");
-        text.line("\t\ttype filter hook prerouting priority -450; policy accept;");
-        text.line("");
+        text.base_chain("forged", "filter hook prerouting priority -450");
         for clients in on("iifname", &router.clients) {
             text.line(format_args!("\t\t{clients} fib saddr . iif oif missing drop"));
         }
-        text.line("\t}");
-        text.line("");
-        text.line("\tchain published {");
+        text.end();
+        text.chain("published");
         let published = networks_of(&PUBLISHED);
         for (nets, family) in [(&published.v4, "ip"), (&published.v6, "ip6")] {
             let nets = one_of(nets);
             text.line(format_args!("\t\tct direction original {family} daddr {nets} accept"));
             text.line(format_args!("\t\tct direction reply {family} saddr {nets} accept"));
         }
-        text.line("\t}");
-        text.line("");
+        text.end();
         if excuses {
-            text.line("\tchain excused {");
+            text.chain("excused");
             text.line(
                 "\t\t# Replies come from where a connection was really led to, whatever was translated.",
             );
@@ -76,10 +71,9 @@ impl Firewall {
                 text.line("\t\ticmpv6 type { echo-request, echo-reply } accept");
                 text.line("\t\tct state related ct protocol { icmp, ipv6-icmp } accept");
             }
-            text.line("\t}");
-            text.line("");
+            text.end();
             if !gate.dns.is_empty() {
-                text.line("\tchain names {");
+                text.chain("names");
                 text.line("\t\tmeta l4proto udp ct reply proto-src 53 accept");
                 text.line("\t\tmeta l4proto tcp ct reply proto-src 53 accept");
                 for (_, _, icmp) in name_servers(gate) {
@@ -87,17 +81,15 @@ impl Firewall {
                         "\t\tmeta l4proto {icmp} ct state related ct reply proto-src 53 accept"
                     ));
                 }
-                text.line("\t}");
-                text.line("");
+                text.end();
             }
         }
-        text.line("\tchain refused {");
+        text.chain("refused");
         text.line("\t\t# QUIC, so that clients fall back to TCP at once.");
         text.line(format_args!("\t\tudp dport 443 {REFUSE_QUIC}"));
         text.line("\t\tmeta l4proto tcp reject with tcp reset");
         text.line("\t\treject with icmpx admin-prohibited");
-        text.line("\t}");
-        text.line("");
+        text.end();
     }
 
     /// The same for all packets of a connection, and for ICMP errors about it. An address translation has no say: the reply

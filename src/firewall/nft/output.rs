@@ -19,9 +19,8 @@ impl Firewall {
             text.line("\t\tfib saddr type != local accept");
         }
         text.line(format_args!("\t\ttcp dport {ports} goto from_this_host"));
-        text.line("\t}");
-        text.line("");
-        text.line("\tchain from_this_host {");
+        text.end();
+        text.chain("from_this_host");
         text.line("\t\tjump only_others");
         match output.to.capture {
             Capture::Redirect => capture(&output.to, text),
@@ -30,29 +29,23 @@ impl Firewall {
                 text.line(format_args!("\t\t{}meta mark set {DIVERT_MARK:#x}", only(&output.to)));
             }
         }
-        text.line("\t}");
-        text.line("");
+        text.end();
         if output.to.capture == Capture::Tproxy {
-            text.line("\tchain looped {");
+            text.chain("looped");
             capture(&output.to, text);
-            text.line("\t}");
-            text.line("");
+            text.end();
         }
         if self.rejects_quic {
             text.line(
                 "\t# QUIC would go past wayleave. The refusal makes programs fall back to TCP at once.",
             );
-            text.line("\tchain output_quic {");
-            text.line("\t\ttype filter hook output priority filter; policy accept;");
-            text.line("");
+            text.base_chain("output_quic", "filter hook output priority filter");
             text.line("\t\tudp dport 443 goto quic_from_this_host");
-            text.line("\t}");
-            text.line("");
-            text.line("\tchain quic_from_this_host {");
+            text.end();
+            text.chain("quic_from_this_host");
             text.line("\t\tjump only_others");
             text.line(format_args!("\t\t{}{REFUSE_QUIC}", only(&output.to)));
-            text.line("\t}");
-            text.line("");
+            text.end();
         }
         text.line("\t# Comes back with what is to be captured: not with wayleave's own, which would be handed to it for ever, nor with");
         text.line("\t# that of an upstream on this machine (--upstream-uid), for the same reason.");
@@ -69,10 +62,9 @@ impl Firewall {
         if !output.whose.is_empty() {
             text.line("\t\tjump only_named");
         }
-        text.line("\t}");
-        text.line("");
+        text.end();
         if !output.whose.is_empty() {
-            text.line("\tchain only_named {");
+            text.chain("only_named");
             let whose: Vec<String> = output
                 .whose
                 .iter()
@@ -86,8 +78,7 @@ impl Firewall {
                 text.line(format_args!("\t\t{whose} return"));
             }
             text.line("\t\taccept");
-            text.line("\t}");
-            text.line("");
+            text.end();
         }
     }
 }
