@@ -10,6 +10,7 @@ use super::owner;
 use super::refusal;
 use super::routes;
 use super::routes::Added;
+use super::tool::PATIENCE;
 use crate::firewall::Firewall;
 use crate::firewall::Lifetime;
 use crate::firewall::Routes;
@@ -20,12 +21,9 @@ use crate::sys::nftables::Nftables;
 use crate::sys::nftables::OpenError;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 /// The name of what is loaded, for messages.
 pub(super) const LIBRARY: &str = "libnftables";
-/// A lookup of users may hang, somewhere in the network.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Rules that are in force until this is dropped, or the process ends.
 #[derive(Debug)]

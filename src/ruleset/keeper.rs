@@ -7,6 +7,7 @@
 //! nothing.
 
 use super::RulesetError;
+use super::tool;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -99,13 +100,8 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         drop(self.daemons_end.take());
-        let begin = Instant::now();
-        while begin.elapsed() < PATIENCE {
-            match self.child.try_wait() {
-                Ok(None) => thread::sleep(GLANCE),
-                _ => return,
-            }
+        if matches!(tool::ended(&mut self.child, PATIENCE), Ok(None)) {
+            tracing::warn!("process {} still takes the routes away", self.child.id());
         }
-        tracing::warn!("process {} still takes the routes away", self.child.id());
     }
 }

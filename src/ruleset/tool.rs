@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A tool may hang on a lookup of users somewhere in the network.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a tool has ended.
 const GLANCE: Duration = Duration::from_millis(2);
 /// Where these programs are, and what is not in everybody's PATH.
@@ -75,14 +75,22 @@ fn reader(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String
 
 /// Waits for its end; if it does not come, kills it.
 fn end(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let status = ended(child, PATIENCE)?;
+    if status.is_none() {
+        let _gone_already = child.kill();
+        let _reaped = child.wait();
+    }
+    Ok(status)
+}
+
+/// Waits for the end of a process; none if it does not come within this time.
+pub(super) fn ended(child: &mut Child, within: Duration) -> io::Result<Option<ExitStatus>> {
     let begin = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if begin.elapsed() >= PATIENCE {
-            let _gone_already = child.kill();
-            let _reaped = child.wait();
+        if begin.elapsed() >= within {
             return Ok(None);
         }
         thread::sleep(GLANCE);

@@ -49,7 +49,7 @@ fn read_capture(text: &str) -> Result<Capture, String> {
 fn read_listen(cli: &Flags, r: &Reader<'_>, capture: Capture) -> Result<Vec<Listen>, SettingsError> {
     let mut listen: Vec<Listen> = Vec::new();
     for given in r.all("listen", &cli.capture.listen)? {
-        for one in given.text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        for one in values::items(&given.text) {
             let (capture, addr) = match one.split_once('=') {
                 Some((how, addr)) => (read_capture(how).map_err(|why| given.wrong(why))?, addr),
                 None => (capture, one),

@@ -32,7 +32,7 @@ pub(super) struct Modes {
 
 fn modes(text: &str) -> Result<Modes, String> {
     let mut modes = Modes::default();
-    for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+    for one in values::items(text) {
         match one {
             "router" => modes.router = true,
             "output" => modes.output = true,
@@ -221,7 +221,7 @@ fn each<T: PartialEq>(
 ) -> Result<Vec<T>, SettingsError> {
     let mut all = Vec::new();
     for given in r.all(flag, typed)? {
-        for one in given.text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+        for one in values::items(&given.text) {
             let one = read(one).map_err(|why| given.wrong(why))?;
             if !all.contains(&one) {
                 all.push(one);

@@ -96,28 +96,28 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     }
 }
 
+/// What stands between commas, without the blanks around it; what is empty is nothing.
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|one| !one.is_empty())
+}
+
 /// `21,22,25`; `none` for no port at all.
 pub(super) fn ports(text: &str) -> Result<Vec<u16>, String> {
     if text.trim() == "none" {
         return Ok(Vec::new());
     }
-    text.split(',')
-        .filter(|one| !one.trim().is_empty())
-        .map(|one| {
-            port(one).map_err(|_| {
-                format!(
-                    "{:?} is not a port: write ports from 1 to 65535 with commas between, or none",
-                    one.trim()
-                )
-            })
+    let each = items(text).map(|one| {
+        port(one).map_err(|_| {
+            format!("{one:?} is not a port: write ports from 1 to 65535 with commas between, or none")
         })
-        .collect()
+    });
+    each.collect()
 }
 
 /// `80,443,8000-8100`.
 pub(super) fn port_ranges(text: &str) -> Result<Vec<Ports>, String> {
     let mut all = Vec::new();
-    for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+    for one in items(text) {
         let (first, last) = one.split_once('-').unwrap_or((one, one));
         match (port(first), port(last)) {
             (Ok(first), Ok(last)) if first <= last => all.push(Ports { first, last }),

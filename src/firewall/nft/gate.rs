@@ -10,7 +10,7 @@ impl Firewall {
         text.line("\t# The gate. Whatever is forwarded is dropped, whichever interface it comes in on, if nothing here accepts it; and what");
         text.line("\t# another table accepts is dropped as well. There is no rule for what is \"established\": a connection that was open");
         text.line("\t# before is held to the same rules. What is captured ends in this machine and never comes here.");
-        text.line("\tchain forward {");
+        text.chain("forward");
         text.line("\t\ttype filter hook forward priority filter; policy drop;");
         text.line("");
         text.line(

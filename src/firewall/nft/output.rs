@@ -8,12 +8,13 @@ use super::{REFUSE_QUIC, capture, one_of, only};
 impl Firewall {
     pub(super) fn output_chains(&self, output: &Output, text: &mut Text) {
         let ports = one_of(&merged(&self.ports));
-        text.line("\tchain output {");
-        text.line(match output.to.capture {
-            Capture::Redirect => "\t\ttype nat hook output priority -100; policy accept;",
-            Capture::Tproxy => "\t\ttype route hook output priority mangle; policy accept;",
-        });
-        text.line("");
+        text.base_chain(
+            "output",
+            match output.to.capture {
+                Capture::Redirect => "nat hook output priority -100",
+                Capture::Tproxy => "route hook output priority mangle",
+            },
+        );
         if output.to.capture == Capture::Tproxy {
             text.line("\t\t# Wayleave's own side of what it captured.");
             text.line("\t\tfib saddr type != local accept");
@@ -49,7 +50,7 @@ impl Firewall {
         }
         text.line("\t# Comes back with what is to be captured: not with wayleave's own, which would be handed to it for ever, nor with");
         text.line("\t# that of an upstream on this machine (--upstream-uid), for the same reason.");
-        text.line("\tchain only_others {");
+        text.chain("only_others");
         text.line(match &output.own {
             Own::Mark(mark) => format!("\t\tmeta mark {mark:#x} accept"),
             Own::Uid(uid) => format!("\t\tmeta skuid {uid} accept"),
